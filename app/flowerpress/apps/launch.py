@@ -1,0 +1,79 @@
+"""One run of the app, from submission to its end: what ``flowerpress run`` does."""
+
+import shlex
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flowerpress.apps.results import read_rounds
+from flowerpress.apps.superlink import SuperLink, last_words
+from flowerpress.errors import ConfigError, RunError
+
+_POLL, _ASK = 0.5, 5.0  # seconds; asking for the status starts a Python process
+
+
+def simulate(
+    app: Path, folder: Path, *, clients: int, run_config: str, on_round: Callable[[dict[str, Any]], None]
+) -> None:
+    """Run the Flower app in ``app`` in Flower's simulation engine, and leave its results in ``folder``.
+
+    Parameters
+    ----------
+    app : Path
+        A folder with a ``pyproject.toml`` that describes a Flower app which knows ``output-dir``.
+    folder : Path
+        Where the results, ``app.log`` and ``superlink.log`` go.
+    clients : int
+        Simulated SuperNodes; one core each, as many at a time as there are cores.
+    run_config : str
+        ``key=value`` pairs, as Flower's ``--run-config`` takes them.
+    on_round : callable
+        Called with each round's results as they appear.
+
+    Raises
+    ------
+    RunError
+        If the run did not complete; the message has Flower's reason.
+    """
+    if not (app / "pyproject.toml").is_file():
+        raise ConfigError(f"expected a Flower app in {app}, found no pyproject.toml; name the app's folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "superlink.log"
+    config = f"{run_config} output-dir={shlex.quote(str(folder))!r}".replace('"', "'").strip()
+    with SuperLink(simulation=True, log=log) as superlink:
+        resources = f"num-supernodes={clients} client-resources-num-cpus=1 client-resources-num-gpus=0.0"
+        run_id = superlink.submit(app, config, resources)
+        status, details = _watch(superlink, run_id, folder, on_round)
+        (folder / "app.log").write_text(superlink.log_of(run_id))
+    if status != "finished:completed" or not (folder / "summary.json").is_file():
+        raise RunError(f"the run ended as {status}: {details or last_words(log)}\nits log is {folder / 'app.log'}")
+
+
+def _watch(
+    superlink: SuperLink, run_id: int, folder: Path, on_round: Callable[[dict[str, Any]], None]
+) -> tuple[str, str]:
+    """Report rounds as they appear until the run has finished; return its status and Flower's details."""
+    seen, asked, status = 0, 0.0, ("", "")
+    while not status[0].startswith("finished"):
+        time.sleep(_POLL)
+        done = (folder / "summary.json").is_file()
+        if time.monotonic() - asked > (_POLL if done else _ASK):
+            status, asked = superlink.status(run_id), time.monotonic()
+        rounds = read_rounds(folder) if (folder / "metrics.jsonl").is_file() else []
+        for row in rounds[seen:]:
+            on_round(row)
+        seen = len(rounds)
+    return status
+
+
+def new_folder(root: Path) -> Path:
+    """Return the folder for a new run below ``root``, named by the time; it does not exist yet."""
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")  # noqa: DTZ005: people read it
+    folder = root / name
+    count = 1
+    while folder.exists():
+        count += 1
+        folder = root / f"{name}-{count}"
+    return folder.resolve()

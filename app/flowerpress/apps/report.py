@@ -1,0 +1,79 @@
+"""The results of a run for a person: a table, and a plot of accuracy against rounds and bytes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from flowerpress.apps.results import read_rounds
+from flowerpress.errors import ConfigError
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    """Return a finished run's summary; ConfigError if there is none."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise ConfigError(f"expected the results of a finished run in {folder}, found no summary.json")
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+def table(folder: Path) -> Table:
+    """Return a table with a row per round and the sums; it fits into 80 columns."""
+    summary = summary_of(folder)
+    result = Table(title=f"{summary['codec']}, {summary['strategy']}, {summary['seconds']:.0f} s in all")
+    for name in ("round", "accuracy", "raw MB", "sent MB", "down", "up", "encode s", "decode s"):
+        result.add_column(name, justify="right")
+    for row in read_rounds(folder):
+        result.add_row(str(row["round"]), *_cells(row))
+    result.add_section()
+    result.add_row("all", *_cells(summary), style="bold")
+    return result
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a round as one line."""
+    accuracy, raw, sent, down, up, *_ = _cells(row)
+    failures = f", {row['failures']} failures" if row["failures"] else ""
+    traffic = f", sent {sent} MB for {raw} MB (down {down}, up {up})" if row["down-bytes"] else ""
+    return f"round {row['round']}: accuracy {accuracy}, loss {row['loss']:.4f}{traffic}{failures}"
+
+
+def plot(folder: Path) -> Path:
+    """Draw accuracy against rounds and against bytes sent so far; return the path of the PNG."""
+    from matplotlib.figure import Figure
+
+    rounds = read_rounds(folder)
+    accuracy = [100 * row["accuracy"] for row in rounds]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.plot([row["round"] for row in rounds], accuracy, marker="o", color="C0")
+    left.set(xlabel="round", ylabel="accuracy on held-out images (%)")
+    for label, kind, style in (("as sent", "", "-"), ("uncompressed", "raw-", "--")):
+        sent = _running([row[f"down-{kind}bytes"] + row[f"up-{kind}bytes"] for row in rounds])
+        right.plot([n / 1e6 for n in sent], accuracy, style, marker="o", label=label)
+    right.set(xlabel="MB of arrays exchanged")
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{summary_of(folder)['codec']}, {summary_of(folder)['strategy']}")
+    path = folder / "plot.png"
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _running(values: list[int]) -> list[int]:
+    return [sum(values[: i + 1]) for i in range(len(values))]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    down, down_raw, up, up_raw = (row[n] for n in ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes"))
+    return [
+        f"{row['accuracy']:.2%}",
+        f"{(down_raw + up_raw) / 1e6:.2f}",
+        f"{(down + up) / 1e6:.2f}",
+        f"{down_raw / down:.2f}x" if down else "-",
+        f"{up_raw / up:.2f}x" if up else "-",
+        f"{row['encode-seconds']:.2f}",
+        f"{row['decode-seconds']:.2f}",
+    ]

@@ -1,0 +1,86 @@
+"""What a run leaves behind: a line per round, a summary, the final model, a table and a plot.
+
+``metrics.jsonl`` has one object per round: accuracy and loss of the global model, and the exchanges of that round, with
+bytes and seconds per node. ``summary.json`` has the sums, ``model.fpb`` the final model as a bundle.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord
+
+from flowerpress.apps.config import Config
+from flowerpress.chunks.pack import save
+from flowerpress.errors import ConfigError, RunError
+from flowerpress.federation.metrics import Exchange
+from flowerpress.records import KEY, press
+
+_SUMS = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes", "encode-seconds", "decode-seconds", "failures")
+
+
+class Results:
+    """Writes a run's results as they come; with an empty ``output-dir`` it only checks the rounds."""
+
+    def __init__(self, config: Config, exchanges: Sequence[Exchange]) -> None:
+        self._folder = Path(config.output_dir) if config.output_dir else None
+        if self._folder and not self._folder.is_absolute():
+            raise ConfigError(f"run config: expected output-dir to be an absolute path, found {config.output_dir!r}")
+        self._config = config
+        self._exchanges = exchanges
+        self._seen = 0
+        self._started = time.monotonic()
+
+    def add_round(self, server_round: int, loss: float, accuracy: float) -> None:
+        """Add a round, of which 0 is the initial model; RunError if all its clients failed."""
+        new, self._seen = self._exchanges[self._seen :], len(self._exchanges)
+        rows = [exchange.row() for exchange in new]
+        row = {"round": server_round, "accuracy": accuracy, "loss": loss, "seconds": self._seconds()}
+        self._append({**row, **totals(rows), "exchanges": rows})
+        for exchange in new:
+            if not any(not node.error for node in exchange.nodes):
+                reasons = sorted({f"node {node.node}: {node.error}" for node in exchange.nodes}) or ["no reply came"]
+                raise RunError(f"round {server_round}: no usable {exchange.message_type} reply; {'; '.join(reasons)}")
+
+    def finish(self, model: ArrayRecord) -> None:
+        """Write the model and the summary."""
+        if self._folder is None:
+            return
+        save(self._folder / "model.fpb", press(model)[KEY].data)
+        rounds = read_rounds(self._folder)
+        summary = {
+            "codec": self._config.codec or "none (stock Flower)",
+            "strategy": self._config.strategy,
+            "rounds": self._config.num_server_rounds,
+            "accuracy": rounds[-1]["accuracy"],
+            "loss": rounds[-1]["loss"],
+            "seconds": self._seconds(),
+            **totals(rounds),
+            "config": vars(self._config),
+        }
+        (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+def totals(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Add up the bytes, seconds and failures of exchanges, or of rounds."""
+    return {name: sum(row[name] for row in rows) for name in _SUMS}
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    """Return the rounds of a run that were written so far; ConfigError if the folder has none."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise ConfigError(f"expected the results of a run in {folder}, found no metrics.jsonl")
+    lines = path.read_text().split("\n")[:-1]  # a last line without its end is still being written
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,60 @@
+"""The server app: a strategy of Flower's over a PressGrid, the global model evaluated after each round."""
+
+import random
+
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp, strategy
+from flwr.serverapp.strategy import Strategy
+
+from flowerpress.apps.config import Config
+from flowerpress.apps.data import test_images
+from flowerpress.apps.results import Results
+from flowerpress.errors import ConfigError, RunError
+from flowerpress.federation.grid import PressGrid
+from flowerpress.federation.restore import Dtypes
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run all rounds; raise RunError if one of them brought no usable reply."""
+    from flowerpress.apps import classify
+
+    config = Config.read(context.run_config)
+    random.seed(config.seed)  # Flower samples nodes with it
+    press_grid = PressGrid(grid, config.codec) if config.codec else None
+    images = test_images(config.dataset, config.seed)
+    model = classify.model_for(images, config.seed)
+    initial = ArrayRecord(model.state_dict())
+    results = Results(config, press_grid.exchanges if press_grid else [])
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        model.load_state_dict(arrays.to_torch_state_dict())
+        loss, accuracy = classify.evaluate(model, images)
+        results.add_round(server_round, loss, accuracy)
+        return MetricRecord({"loss": loss, "accuracy": accuracy})
+
+    result = _strategy(config).start(
+        grid=press_grid or grid,
+        initial_arrays=initial,
+        num_rounds=config.num_server_rounds,
+        evaluate_fn=evaluate,
+    )
+    if len(result.train_metrics_clientapp) < config.num_server_rounds:
+        done = len(result.train_metrics_clientapp)
+        raise RunError(f"{config.num_server_rounds - done} of {config.num_server_rounds} rounds had no usable reply")
+    dtypes = Dtypes()
+    dtypes.restore("arrays", initial)
+    results.finish(dtypes.restore("arrays", result.arrays))
+
+
+def _strategy(config: Config) -> Strategy:
+    cls = getattr(strategy, config.strategy, None)
+    if not (isinstance(cls, type) and issubclass(cls, Strategy)):
+        names = [n for n in strategy.__all__ if n not in ("Result", "Strategy")]
+        raise ConfigError(f"run config: expected a strategy among {', '.join(names)}, found {config.strategy!r}")
+    try:
+        return cls(fraction_train=config.fraction_train, fraction_evaluate=config.fraction_evaluate)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise ConfigError(f"run config: strategy {config.strategy} needs more than its defaults: {error}") from error

@@ -1,0 +1,263 @@
+"""A bundle read lazily: the manifest first, and each array, or slice, when it is asked for. ::
+
+    "FPB" version:u8 │ chunk │ chunk │ … │ manifest │ manifest length:u32 digest:u64
+                       ▲ header (zstd) + payload      ▲ where to start reading
+
+Nothing in it is believed: digests, lengths and limits are checked before a byte is decoded, and before memory is taken.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xxhash
+
+from flowerpress.chunks import manifest
+from flowerpress.chunks.header import FLAGS, OWN, unpress_header
+from flowerpress.chunks.pack import HEAD, TAIL, spread, tail
+from flowerpress.codecs.base import Spec
+from flowerpress.codecs.dtypes import Buffer, Host, numpy_dtype
+from flowerpress.errors import ChunkError
+
+
+class Source(Protocol):
+    """Where the bytes of a bundle are: in memory, or in a file."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Buffer:
+        """Return bytes ``start`` to ``stop``."""
+        ...
+
+
+class Memory:
+    """The bytes of a message; reading shares them."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def read(self, start: int, stop: int) -> Buffer:
+        return memoryview(self.data)[start:stop]
+
+
+class File:
+    """A file, opened anew for each read, so that nothing stays open and objects can be pickled."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.size = self.path.stat().st_size
+        except OSError as error:
+            raise ChunkError(f"bundle: cannot read {self.path}: {error.strerror}") from error
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, start: int, stop: int) -> Buffer:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                data = file.read(stop - start)
+        except OSError as error:
+            raise ChunkError(f"bundle: cannot read {self.path}: {error.strerror}") from error
+        if len(data) != stop - start:
+            raise ChunkError(f"bundle: {self.path} became shorter than it was when it was opened")
+        return data
+
+
+@dataclass
+class Clock:
+    """Seconds spent decoding so far, of all threads together: an object, so that it can outlive its bundle."""
+
+    seconds: float = 0.0
+
+
+class Bundle(Mapping[str, Host]):
+    """The arrays of a bundle by name, decoded anew each time they are read; memory is one array and one chunk.
+
+    Parameters
+    ----------
+    source : bytes, Memory, File
+        Where the bundle is. `Bundle.open` takes a path.
+    finite : bool
+        Refuse, when it is read, an array that holds NaN or infinities.
+
+    Raises
+    ------
+    ChunkError
+        If the bytes are not a bundle of this version, or its manifest is damaged or contradicts itself. Chunks are
+        checked when they are read.
+
+    >>> from flowerpress.chunks.pack import pack
+    >>> bundle = Bundle(pack({"w": np.eye(2, dtype="float32")}))
+    >>> bundle["w"]
+    array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    """
+
+    def __init__(self, source: bytes | Source, *, finite: bool = False) -> None:
+        self.finite = finite
+        self.source: Source = Memory(source) if isinstance(source, bytes) else source
+        size = len(self.source)
+        if size < len(HEAD) + TAIL or (head := bytes(self.source.read(0, len(HEAD))))[:3] != HEAD[:3]:
+            raise ChunkError(f"bundle: expected {HEAD[:3]!r} and at least {len(HEAD) + TAIL} bytes, found {size}")
+        if head != HEAD:
+            raise ChunkError(f"bundle: expected version {HEAD[3]}, found {head[3]}; upgrade flowerpress to read it")
+        end = bytes(self.source.read(size - TAIL, size))
+        start = size - TAIL - int.from_bytes(end[:4], "little")
+        if start < len(HEAD):
+            raise ChunkError(f"bundle: a manifest of {size - TAIL - start} bytes does not fit into {size}")
+        data = self.source.read(start, size - TAIL)
+        if tail(data) != end:
+            raise ChunkError("bundle: the manifest is not the one that was written; the bytes are damaged")
+        self.layout = manifest.decode(data, start - len(HEAD))
+        self._index = {spec.key: i for i, spec in enumerate(self.layout.specs)}
+        self._last: tuple[int, Host] | None = None  # the joined chunk that was decoded last
+        self.clock = Clock()
+
+    @classmethod
+    def open(cls, path: str | Path, *, finite: bool = False) -> "Bundle":
+        """Read the bundle in a file; ChunkError if there is none."""
+        return cls(File(path), finite=finite)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, key: str) -> Host:
+        return self.read(key)
+
+    def spec(self, key: str) -> Spec:
+        """Return what is known of an array without decoding it; KeyError if there is no such array."""
+        return self.layout.specs[self._index[key]]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole bundle."""
+        return len(self.source)
+
+    def encoded_bytes(self, key: str) -> int:
+        """Return the bytes that an array takes in its chunks: its share of a joined one, 0 for a copy."""
+        i, total = self._index[key], 0
+        for number in () if i in self.layout.copies else self.layout.holders[i]:
+            chunk, place = self.layout.chunks[number], self.layout.places[i]
+            size = chunk.stop - chunk.start
+            end = place + min(size, self.layout.specs[i].size)
+            total += chunk.size * end // size - chunk.size * place // size
+        return total
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Describe each array: key, dtype, shape, raw-bytes, bytes, pipeline."""
+        rows = []
+        for i, spec in enumerate(self.layout.specs):
+            numbers = self.layout.holders[i]
+            pipelines = dict.fromkeys(str(self.layout.pipelines[self.layout.chunks[n].pipeline]) for n in numbers)
+            rows.append(
+                {
+                    "key": spec.key,
+                    "dtype": spec.dtype,
+                    "shape": list(spec.shape),
+                    "raw-bytes": spec.nbytes,
+                    "bytes": self.encoded_bytes(spec.key),
+                    "pipeline": "a copy" if i in self.layout.copies else ", ".join(pipelines) or "empty",
+                }
+            )
+        return rows
+
+    def require(self, expected: Mapping[str, Spec]) -> None:
+        """Check names, dtypes and shapes against what the receiver expects; ChunkError names the first difference."""
+        for key in {**self._index, **expected}:
+            here, there = (
+                specs.get(key) for specs in (dict(zip(self._index, self.layout.specs, strict=True)), expected)
+            )
+            if here is None or there is None or (here.dtype, here.shape) != (there.dtype, there.shape):
+                raise ChunkError(f"bundle: array {key!r}: expected {there or 'none'}, found {here or 'none'}")
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Host:
+        """Return an array, or elements ``start`` to ``stop`` of it in C order, flat, from the chunks that hold them.
+
+        Raises KeyError for a name that is not there, ChunkError for damaged chunks.
+        """
+        i = self._index[key]
+        spec = self.layout.specs[i]
+        first, last, _ = slice(start, stop).indices(spec.size)
+        out = _empty(spec.dtype, max(last - first, 0))
+        for number in self.layout.holders[i]:
+            self._copy(number, i, first, out)
+        return out.reshape(spec.shape) if (first, last) == (0, spec.size) else out
+
+    def read_all(self, workers: int | None = None) -> dict[str, Host]:
+        """Return all arrays, decoded on several threads (all cores by default)."""
+        specs = self.layout.specs
+        flat = [_empty(spec.dtype, spec.size) for spec in specs]
+        tasks = [(number, i) for i, numbers in enumerate(self.layout.holders) for number in numbers]
+
+        def copy(task: tuple[int, int]) -> None:
+            self._copy(*task, 0, flat[task[1]])
+
+        spread(copy, sorted(tasks), workers, sum(spec.nbytes for spec in specs))
+        return {spec.key: x.reshape(spec.shape) for spec, x in zip(specs, flat, strict=True)}
+
+    def verify(self) -> None:
+        """Check the digest of every chunk, without decoding; ChunkError for the first that is damaged."""
+        for number in range(len(self.layout.chunks)):
+            self._chunk(number)
+
+    def _copy(self, number: int, i: int, first: int, out: Host) -> None:
+        """Copy what chunk ``number`` holds of array ``i`` to where it belongs in ``out``, which begins at ``first``."""
+        chunk = self.layout.chunks[number]
+        begin = 0 if len(chunk.arrays) > 1 else chunk.start  # in elements of the array
+        end = self.layout.specs[i].size if len(chunk.arrays) > 1 else chunk.stop
+        low, high = max(first, begin), min(first + out.size, end)
+        if low < high:
+            place = self.layout.places[i] - begin
+            out[low - first : high - first] = self._decode(number)[place + low : place + high]
+
+    def _chunk(self, number: int) -> tuple[Buffer, Buffer]:
+        """Return header and payload of a chunk whose digest is right."""
+        chunk, start = self.layout.chunks[number], len(HEAD) + self.layout.offsets[number]
+        data = memoryview(self.source.read(start, start + chunk.size))
+        if xxhash.xxh3_64(data).digest() != chunk.digest:
+            raise ChunkError(f"bundle: chunk {number} is damaged: its digest is not the one in the manifest")
+        return data[: chunk.header], data[chunk.header :]
+
+    def _decode(self, number: int) -> Host:
+        """Decode a chunk, flat; a joined one is kept until another is read, for the arrays that follow."""
+        last = self._last
+        if last is not None and last[0] == number:
+            return last[1]
+        chunk = self.layout.chunks[number]
+        spec, pipeline = self.layout.elements(chunk), self.layout.pipelines[chunk.pipeline]
+        started = time.perf_counter()
+        header, payload = self._chunk(number)
+        flags, nbytes = unpress_header(header)
+        if nbytes != spec.nbytes or flags not in (OWN, *(f for f, dtype in FLAGS.items() if dtype == spec.dtype)):
+            raise ChunkError(f"bundle: chunk {number}: expected a header for {spec.nbytes} bytes of {spec.dtype}")
+        try:
+            flat = pipeline.decode(payload, spec).reshape(-1)
+        except ChunkError:
+            raise
+        except Exception as error:  # a codec of someone else's, on bytes of a third
+            raise ChunkError(f"bundle: chunk {number}: {pipeline} failed: {error!r}") from error
+        if self.finite and not np.isfinite(flat.astype(np.float32) if flat.dtype.kind == "V" else flat).all():
+            raise ChunkError(f"bundle: chunk {number}: expected finite values, found NaN or infinities")
+        if len(chunk.arrays) > 1:
+            self._last = number, flat
+        self.clock.seconds += time.perf_counter() - started
+        return flat
+
+
+def _empty(dtype: str, size: int) -> Host:
+    """Return room for ``size`` values: address space until it is written to."""
+    try:
+        return np.empty(size, numpy_dtype(dtype))
+    except MemoryError as error:
+        raise ChunkError(f"bundle: {size} values of {dtype} do not fit into memory") from error

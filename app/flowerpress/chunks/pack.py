@@ -1,0 +1,214 @@
+"""Arrays into a bundle: plan the chunks, encode them on all cores, write the manifest."""
+
+import os
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import xxhash
+
+from flowerpress.chunks.header import FLAGS, OWN, press_header
+from flowerpress.chunks.manifest import MOST_CHUNK, MOST_ENTRIES, ArrayEntry, ChunkEntry, Manifest
+from flowerpress.chunks.plan import JOIN, Part, plan
+from flowerpress.codecs.base import Pipeline, Spec
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local
+from flowerpress.codecs.policy import as_policy
+from flowerpress.codecs.raw import Raw, as_bytes
+from flowerpress.codecs.zfp import Zfp
+from flowerpress.errors import ConfigError
+
+HEAD = b"FPB\x01"  # the magic, and the version
+TAIL = 12  # manifest length u32, digest of everything but the chunks u64
+_RAW = Pipeline((Raw(),))
+_FLAGS = {dtype: flags for flags, dtype in FLAGS.items()}
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A part and its bytes, which lie in one or more buffers."""
+
+    part: Part
+    payload: tuple[Buffer, ...]
+
+
+def pack(
+    arrays: MutableMapping[str, ArrayLike],
+    codec: str | Pipeline | Callable[[Spec], Pipeline] = "zstd",
+    *,
+    keep_input: bool = True,
+    workers: int | None = None,
+) -> bytes:
+    """Return the bundle of ``arrays``: the same bytes for equal input, whatever the number of workers.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray or tensor
+        Any dtype of `codecs.dtypes`, any shape. Tensors are transformed on their device.
+    codec : str, Pipeline, Policy or callable
+        What codes each array. A chunk that its pipeline does not shrink is stored as it is.
+    keep_input : bool
+        If False, arrays are removed from the mapping as soon as they are encoded.
+    workers : int, optional
+        Threads; all cores by default.
+
+    Raises
+    ------
+    ConfigError
+        For an array that cannot be coded, or more than 65,536 of them; nothing is removed then.
+    """
+    policy = as_policy(codec)
+    specs = tuple(Spec.of(x, key) for key, x in arrays.items())
+    copies = _copies(arrays, specs)
+    parts = plan([(i, spec, policy(spec)) for i, spec in enumerate(specs) if i not in copies and spec.size])
+    if max(len(specs), len(parts)) > MOST_ENTRIES:
+        raise ConfigError(f"bundle: expected at most {MOST_ENTRIES} arrays and chunks, found {len(specs)}")
+    keys = list(arrays)
+    waiting = {i: sum(i in part.arrays for part in parts) for i in range(len(specs))} if not keep_input else {}
+
+    def encode(part: Part) -> Encoded:
+        encoded = _encode(part, [arrays[keys[i]] for i in part.arrays])
+        for i in part.arrays if not keep_input else ():
+            waiting[i] -= 1
+            if not waiting[i]:
+                del arrays[keys[i]]
+        return encoded
+
+    chunks = _merge_raw(spread(encode, parts, workers, sum(spec.nbytes for spec in specs)))
+    if not keep_input:
+        arrays.clear()
+    return _assemble(specs, copies, chunks)
+
+
+def save(path: str | Path, bundle: Buffer) -> None:
+    """Write a bundle to ``path``, whole or not at all."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(bundle)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def spread(function: Callable[[T], R], items: Sequence[T], workers: int | None, nbytes: int) -> list[R]:
+    """Map over ``items`` in order, on threads if there are ``nbytes`` enough for it to pay."""
+    workers = min(workers or _cores(), len(items))
+    if workers < 2 or nbytes < JOIN:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _copies(arrays: Mapping[str, ArrayLike], specs: Sequence[Spec]) -> dict[int, int]:
+    """Find arrays that repeat an earlier one: tied weights, which share memory, and equal contents on the host."""
+    seen: dict[object, list[int]] = {}
+    found = {}
+    values = list(arrays.values())
+    for i, spec in enumerate(specs):
+        bucket = seen.setdefault((spec.dtype, spec.shape, _sample(values[i])), [])
+        original = next((j for j in bucket if spec.size and _equal(values[i], values[j])), None)
+        if original is None:
+            bucket.append(i)
+        else:
+            found[i] = original
+    return found
+
+
+def _sample(x: ArrayLike) -> object:
+    """Return what equal arrays have in common: the address on a device, else a few bytes."""
+    x = local(x)
+    if is_torch(x):
+        return x.data_ptr()  # type: ignore[union-attr]
+    values = as_bytes(x)  # type: ignore[arg-type]
+    return values[:64].tobytes() + values[-64:].tobytes()
+
+
+def _equal(x: ArrayLike, y: ArrayLike) -> bool:
+    """Compare arrays with the same sample: on a device the same address is enough."""
+    x, y = local(x), local(y)
+    return is_torch(x) or np.array_equal(as_bytes(x), as_bytes(y))  # type: ignore[arg-type]
+
+
+def _encode(part: Part, arrays: list[ArrayLike]) -> Encoded:
+    flat = [local(x).reshape(-1) for x in arrays]
+    x = flat[0] if len(flat) == 1 else _concatenate(flat)
+    if x.shape[0] != part.spec.size:
+        x = x[part.start : part.stop]
+    x = x.reshape(part.spec.shape)
+    y = part.pipeline.encode(x, part.spec)
+    if len(y) >= part.spec.nbytes and part.pipeline != _RAW:
+        part, y = replace(part, pipeline=_RAW), _RAW.encode(x, part.spec)
+    return Encoded(part, (bytes(y),))
+
+
+def _concatenate(flat: list[ArrayLike]) -> ArrayLike:
+    devices = {x.device if is_torch(x) else None for x in flat}  # type: ignore[union-attr]
+    if devices == {None}:
+        return np.concatenate(flat)  # type: ignore[arg-type]
+    import torch
+
+    if len(devices) > 1:
+        raise ConfigError(f"bundle: expected the arrays of a record on one device, found {devices}")
+    return torch.cat(flat)  # type: ignore[arg-type]
+
+
+def _merge_raw(chunks: list[Encoded]) -> list[Encoded]:
+    """Join neighbouring slices of an array that nothing shrank, up to the size of a chunk."""
+    merged: list[Encoded] = []
+    for chunk in chunks:
+        last, part = merged[-1] if merged else None, chunk.part
+        if (
+            last
+            and last.part.pipeline == part.pipeline == _RAW
+            and last.part.arrays == part.arrays
+            and last.part.stop == part.start
+            and last.part.spec.nbytes + part.spec.nbytes <= MOST_CHUNK
+        ):
+            spec = replace(part.spec, shape=(part.stop - last.part.start,))
+            merged[-1] = Encoded(replace(last.part, spec=spec, stop=part.stop), last.payload + chunk.payload)
+        else:
+            merged.append(chunk)
+    return merged
+
+
+def _assemble(specs: tuple[Spec, ...], copies: dict[int, int], chunks: list[Encoded]) -> bytes:
+    pipelines = sorted({str(chunk.part.pipeline) for chunk in chunks})
+    buffers: list[Buffer] = [HEAD]
+    entries = []
+    for chunk in chunks:
+        part = chunk.part
+        header = press_header(_flags(part), part.spec.nbytes)
+        digest = xxhash.xxh3_64(header)
+        for buffer in chunk.payload:
+            digest.update(buffer)
+        size = sum(map(len, chunk.payload))
+        buffers += [header, *chunk.payload]
+        number = pipelines.index(str(part.pipeline))
+        entries.append(ChunkEntry(number, part.arrays, part.start, part.stop, len(header), size, digest.digest()))
+    arrays = tuple(ArrayEntry(spec.key, spec.dtype, spec.shape) for spec in specs)
+    manifest = Manifest(arrays, tuple(copies.items()), tuple(pipelines), tuple(entries)).encode()
+    return b"".join([*buffers, manifest, tail(manifest)])
+
+
+def tail(manifest: Buffer) -> bytes:
+    """Return the 12 bytes that close a bundle: the manifest's length, and the XXH3-64 of head, manifest and length."""
+    length = len(manifest).to_bytes(4, "little")
+    digest = xxhash.xxh3_64(HEAD)
+    digest.update(manifest)
+    digest.update(length)
+    return length + digest.digest()
+
+
+def _flags(part: Part) -> bytes:
+    """Chunks of plain zfp carry raiiaf's flags, which promise a float32 zfp stream; all others carry ours."""
+    plain = len(part.pipeline.stages) == 1 and isinstance(part.pipeline.stages[0], Zfp)
+    return _FLAGS.get(part.spec.dtype, OWN) if plain else OWN

@@ -1,0 +1,78 @@
+"""Which elements go into which chunk: large arrays are cut, small ones are joined."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from flowerpress.chunks.manifest import MOST_CHUNK
+from flowerpress.codecs.base import Pipeline, Spec
+
+SLICE = 4 << 20  # bytes that stay in a core's cache, and chunks enough for all cores
+JOIN = 1 << 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one chunk will hold: elements ``start`` to ``stop`` of some arrays, joined flat, and their pipeline."""
+
+    pipeline: Pipeline
+    spec: Spec
+    arrays: tuple[int, ...]
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class _Choice:
+    number: int
+    spec: Spec
+    pipeline: Pipeline
+
+
+def plan(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
+    """Return the chunks for numbered arrays and their pipelines; it depends on nothing else.
+
+    Arrays of 1 MiB and more are cut into even slices of at most 4 MiB, or 64 MiB if their pipeline is not elementwise;
+    smaller ones of one dtype and pipeline are joined into chunks of at most 1 MiB.
+    """
+    choices = [_Choice(*item) for item in specs]
+    small = [c for c in choices if c.pipeline.elementwise and c.spec.nbytes < JOIN]
+    small.sort(key=_kind)
+    alone = [c for c in choices if not (c.pipeline.elementwise and c.spec.nbytes < JOIN)]
+    parts = [part for choice in alone for part in _cut(choice)]
+    for _, group in groupby(small, key=_kind):
+        parts += [_join(members) for members in _fill(group)]
+    return parts
+
+
+def _kind(choice: _Choice) -> tuple[str, str]:
+    return choice.spec.dtype, str(choice.pipeline)
+
+
+def _cut(choice: _Choice) -> Iterator[Part]:
+    spec = choice.spec
+    count = -(-spec.nbytes // (SLICE if choice.pipeline.elementwise else MOST_CHUNK))
+    step = -(-spec.size // count)
+    step += -step % 4  # rows of zfp
+    for start in range(0, spec.size, step):
+        stop = min(start + step, spec.size)
+        piece = spec if stop - start == spec.size else replace(spec, shape=(stop - start,))
+        yield Part(choice.pipeline, piece, (choice.number,), start, stop)
+
+
+def _fill(group: Iterator[_Choice]) -> Iterator[list[_Choice]]:
+    members: list[_Choice] = []
+    nbytes = 0
+    for choice in group:
+        if members and nbytes + choice.spec.nbytes > JOIN:
+            yield members
+            members, nbytes = [], 0
+        members.append(choice)
+        nbytes += choice.spec.nbytes
+    yield members
+
+
+def _join(members: list[_Choice]) -> Part:
+    first, size = members[0], sum(choice.spec.size for choice in members)
+    spec = first.spec if len(members) == 1 else replace(first.spec, shape=(size,))
+    return Part(first.pipeline, spec, tuple(choice.number for choice in members), 0, size)

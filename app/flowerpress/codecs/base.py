@@ -1,0 +1,257 @@
+"""The one idea: a Codec turns an array into bytes and back, given what both ends already know.
+
+A `Pipeline` of codecs is a codec. What both ends know of one array, besides the bytes, is its `Spec`. ::
+
+    array ──► ArrayToArray ──► … ──► ArrayToBytes ──► BytesToBytes ──► … ──► bytes
+              (delta, cast)          (planes, zfp)    (zstd)
+
+Codecs are frozen values: equal by configuration, printed as the text that builds them, and without any state.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields, replace
+from math import prod
+from typing import ClassVar, Self, TypeAlias
+
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, dtype_name, is_float, local, numpy_dtype
+from flowerpress.errors import ChunkError, ConfigError
+
+Literal: TypeAlias = "int | float | str | bool | None | list[Literal]"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All that both ends know of one array besides the bytes.
+
+    Parameters
+    ----------
+    key : str
+        Name of the array in its record.
+    dtype : str
+        Name of the element type, such as ``"float32"`` or ``"bfloat16"``.
+    shape : tuple of int
+        Lengths of the axes; ``()`` for a scalar.
+    base : array, optional
+        The reference array of the same shape and dtype that both ends hold, or None.
+
+    >>> Spec("w", "float32", (2, 3)).nbytes
+    24
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    base: "ArrayLike | None" = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+        numpy_dtype(self.dtype)
+        if any(n < 0 for n in self.shape):
+            raise ConfigError(f"shape of {self.key!r}: expected lengths of 0 or more, found {self.shape}")
+
+    @classmethod
+    def of(cls, x: ArrayLike, key: str = "", base: "ArrayLike | None" = None) -> Self:
+        """Return the spec that describes ``x``."""
+        return cls(key, dtype_name(x), tuple(x.shape), base)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return numpy_dtype(self.dtype).itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the array as it lies in memory."""
+        return self.size * self.itemsize
+
+    @property
+    def most_bytes(self) -> int:
+        """The longest encoding of such an array that a decoder accepts, in bytes: what bounds its memory."""
+        return 2 * self.nbytes + 65_536
+
+
+class Codec(ABC):
+    """What all codecs share: a name, a configuration, and promises that choices are made by."""
+
+    name: ClassVar[str]
+
+    @property
+    def lossless(self) -> bool:
+        """Decoding gives back the array bit by bit."""
+        return True
+
+    @property
+    def reproducible(self) -> bool:
+        """Decoding the same bytes gives the same bits on every machine and device."""
+        return True
+
+    @property
+    def elementwise(self) -> bool:
+        """Arrays of one dtype may be cut, or joined, flat, before encoding without changing what the codec promises."""
+        return True
+
+    def refuses(self, spec: Spec) -> str:
+        """Say why an array of this spec cannot be encoded; empty if it can."""
+        del spec
+        return ""
+
+    def config(self) -> dict[str, Literal]:
+        """Return the configuration as JSON: the name, and every argument."""
+        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        given = [f for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        arguments = ", ".join(f"{f.name}={literal(getattr(self, f.name))}" for f in given)
+        return f"{self.name}({arguments})" if arguments else self.name
+
+
+class ArrayToArray(Codec):
+    """A codec whose result is an array again: it changes values, dtype or shape."""
+
+    def after(self, spec: Spec) -> Spec:
+        """Return the spec of what `encode` gives for an array of ``spec``."""
+        return replace(spec, base=None)
+
+    @abstractmethod
+    def encode(self, x: ArrayLike, spec: Spec) -> ArrayLike:
+        """Transform an array of ``spec`` into one of ``after(spec)``, on the device where it lives."""
+
+    @abstractmethod
+    def decode(self, y: Host, spec: Spec) -> Host:
+        """Undo `encode`: turn an array of ``after(spec)`` into one of ``spec``."""
+
+
+class ArrayToBytes(Codec):
+    """A codec that ends in bytes."""
+
+    @abstractmethod
+    def encode(self, x: ArrayLike, spec: Spec) -> Buffer:
+        """Turn an array of ``spec`` into bytes."""
+
+    @abstractmethod
+    def decode(self, y: Buffer, spec: Spec) -> Host:
+        """Turn bytes into a new, writable array of ``spec``; ChunkError if they cannot be one."""
+
+
+class BytesToBytes(Codec):
+    """A codec of bytes; ``spec`` is that of the array that the bytes stand for."""
+
+    @abstractmethod
+    def encode(self, x: Buffer, spec: Spec) -> Buffer:
+        """Turn bytes into fewer bytes."""
+
+    @abstractmethod
+    def decode(self, y: Buffer, spec: Spec) -> Buffer:
+        """Undo `encode`; ChunkError if the result would be longer than ``spec.most_bytes``."""
+
+
+@dataclass(frozen=True, repr=False)
+class Pipeline(ArrayToBytes):
+    """A codec made of codecs: any number of array→array, one array→bytes, any number of bytes→bytes.
+
+    >>> from flowerpress.codecs.text import parse
+    >>> import numpy as np
+    >>> pipeline, x = parse("planes | zstd"), np.arange(6, dtype="float32")
+    >>> pipeline.decode(pipeline.encode(x, Spec.of(x)), Spec.of(x))
+    array([0., 1., 2., 3., 4., 5.], dtype=float32)
+    """
+
+    stages: tuple[Codec, ...]
+    name: ClassVar[str] = "pipeline"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stages", tuple(self.stages))
+        order = "".join(_kind(stage) for stage in self.stages)
+        if order.strip("a") != "b" + "c" * order.count("c") or order.count("b") != 1:
+            raise ConfigError(
+                f"pipeline {str(self)!r} does not fit together: expected array→array stages, then one array→bytes "
+                f"stage, then bytes→bytes stages; found {', '.join(map(_describe, self.stages)) or 'no stage'}"
+            )
+
+    @property
+    def lossless(self) -> bool:
+        return all(stage.lossless for stage in self.stages)
+
+    @property
+    def reproducible(self) -> bool:
+        return all(stage.reproducible for stage in self.stages)
+
+    @property
+    def elementwise(self) -> bool:
+        return all(stage.elementwise for stage in self.stages)
+
+    def refuses(self, spec: Spec) -> str:
+        for stage, before in zip(self.stages, self._specs(spec), strict=True):
+            if reason := stage.refuses(before):
+                return reason
+        return ""
+
+    def encode(self, x: ArrayLike, spec: Spec) -> Buffer:
+        """Turn an array into bytes. ConfigError if ``x`` is not what ``spec`` says, or if a stage cannot take it."""
+        if (dtype_name(x), tuple(x.shape)) != (spec.dtype, spec.shape):
+            raise ConfigError(
+                f"array {spec.key!r}: expected {spec.dtype}{list(spec.shape)}, found {dtype_name(x)}{list(x.shape)}"
+            )
+        if reason := self.refuses(spec):
+            raise ConfigError(f"array {spec.key!r}, {spec.dtype}{list(spec.shape)}: {self} cannot take it: {reason}")
+        y: "ArrayLike | Buffer" = local(x)
+        for stage, before in zip(self.stages, self._specs(spec), strict=True):
+            y = stage.encode(y, before)  # type: ignore[attr-defined]
+        return y  # type: ignore[return-value]
+
+    def decode(self, y: Buffer, spec: Spec) -> Host:
+        x: Host | Buffer = y
+        for stage, before in reversed(list(zip(self.stages, self._specs(spec), strict=True))):
+            x = stage.decode(x, before)  # type: ignore[attr-defined]
+        if not hasattr(x, "shape") or dtype_name(x) != spec.dtype or x.shape != spec.shape:
+            raise ChunkError(f"array {spec.key!r}: {self} did not give {spec.dtype}{list(spec.shape)}")
+        return x
+
+    def config(self) -> dict[str, Literal]:
+        return {"name": self.name, "stages": [stage.config() for stage in self.stages]}  # type: ignore[dict-item]
+
+    def _specs(self, spec: Spec) -> list[Spec]:
+        """Return what each stage is given; bytes→bytes stages see the spec of the array→bytes stage."""
+        specs = []
+        for stage in self.stages:
+            specs.append(spec)
+            if isinstance(stage, ArrayToArray):
+                spec = stage.after(spec)
+        return specs
+
+    def __str__(self) -> str:
+        return " | ".join(map(str, self.stages))
+
+    def __repr__(self) -> str:
+        return f"Pipeline(stages={self.stages!r})"
+
+
+def literal(value: Literal) -> str:
+    """Write an argument as pipeline text does: ``none``, ``true``, ``0.5``, ``'text'`` or ``[1, 2]``."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    return repr(value)
+
+
+def _kind(stage: Codec) -> str:
+    for letter, kind in (("a", ArrayToArray), ("b", ArrayToBytes), ("c", BytesToBytes)):
+        if isinstance(stage, kind):
+            return letter
+    raise ConfigError(f"expected codecs as stages of a pipeline, found {type(stage).__name__}")
+
+
+def _describe(stage: Codec) -> str:
+    return f"{stage.name} ({dict(a='array→array', b='array→bytes', c='bytes→bytes')[_kind(stage)]})"
+
+
+def check_float(spec: Spec) -> str:
+    """Say that only floats may lose anything; for `Codec.refuses` of lossy codecs."""
+    return "" if is_float(spec.dtype) else f"it loses precision, and {spec.dtype} values must stay exact"

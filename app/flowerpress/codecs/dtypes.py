@@ -1,0 +1,113 @@
+"""Names of element types, and arrays as every codec sees them.
+
+A codec meets an array in one of two forms, and `local` makes them: a numpy array in C order and native byte order for
+everything in host memory (torch tensors on the CPU share theirs), or a contiguous torch tensor for everything on a
+device. bfloat16 and the float8 types are numpy arrays too, through ml_dtypes. torch is never imported from here unless
+a tensor asks for it.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from flowerpress.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+Host: TypeAlias = npt.NDArray[Any]
+ArrayLike: TypeAlias = "Host | torch.Tensor"
+Buffer: TypeAlias = bytes | bytearray | memoryview
+A = TypeVar("A", bound="Host | torch.Tensor")
+
+_NUMPY = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
+_EXTENDED = "bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu".split()
+_DTYPES: dict[str, np.dtype[Any]] = {
+    **{name: np.dtype(name) for name in _NUMPY},
+    **{name: np.dtype(getattr(ml_dtypes, name)) for name in _EXTENDED},
+}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the numpy dtype called ``name``, bfloat16 and float8 included.
+
+    >>> numpy_dtype("bfloat16").itemsize
+    2
+    """
+    try:
+        return _DTYPES[name]
+    except KeyError:
+        raise ConfigError(f"dtype {name!r} cannot be coded; expected one of {', '.join(_DTYPES)}") from None
+
+
+def is_float(name: str) -> bool:
+    """Tell whether ``name`` is a real floating-point type: the only ones that may be coded with loss."""
+    return "float" in name
+
+
+def is_torch(x: object) -> bool:
+    """Tell whether ``x`` is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def dtype_name(x: ArrayLike) -> str:
+    """Return the name of the element type of an array, whatever its library and byte order."""
+    return str(x.dtype).removeprefix("torch.") if is_torch(x) else x.dtype.newbyteorder("=").name  # type: ignore[union-attr]
+
+
+def local(x: ArrayLike) -> ArrayLike:
+    """Return ``x`` contiguous and in native byte order, where it lives; copies only if it must.
+
+    Raises ConfigError for what has no element bytes of its own: sparse, quantised and meta tensors, object arrays.
+    """
+    if is_torch(x):
+        return _local_tensor(x)  # type: ignore[arg-type]
+    if not isinstance(x, np.ndarray | np.generic):
+        raise ConfigError(f"expected a numpy array or a torch tensor, found {type(x).__name__}")
+    numpy_dtype(dtype_name(x))
+    shape = x.shape  # ascontiguousarray makes a 0-d array 1-d
+    return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")).reshape(shape)
+
+
+def _local_tensor(x: "torch.Tensor") -> ArrayLike:
+    if x.layout is not sys.modules["torch"].strided or x.is_quantized or x.is_meta:
+        raise ConfigError(f"expected a dense tensor with data, found layout {x.layout} on device {x.device}")
+    dtype = numpy_dtype(dtype_name(x))
+    x = x.detach().resolve_conj().resolve_neg().contiguous()
+    if x.device.type != "cpu":
+        return x
+    name = dtype_name(x)
+    return x.numpy() if name in _NUMPY else bits(x).numpy().view(dtype)
+
+
+def to_host(x: ArrayLike) -> Host:
+    """Return ``x`` as a C-contiguous numpy array in host memory."""
+    x = local(x)
+    if is_torch(x):
+        return local(x.cpu())  # type: ignore[return-value, union-attr]
+    return x  # type: ignore[return-value]
+
+
+def to_tensor(x: Host) -> "torch.Tensor":
+    """Return a CPU tensor of the same element type that shares the memory of ``x``; imports torch."""
+    import torch
+
+    name = dtype_name(x)
+    if name in _NUMPY:
+        return torch.from_numpy(x)
+    return torch.from_numpy(bits(x)).view(getattr(torch, name))
+
+
+def view(x: A, name: str) -> A:
+    """Reinterpret the elements of a contiguous array as the numpy-native type ``name`` (same library, same device)."""
+    dtype = getattr(sys.modules["torch"], name) if is_torch(x) else _DTYPES[name]
+    return x.view(dtype)  # type: ignore[return-value]
+
+
+def bits(x: A) -> A:
+    """Reinterpret the elements as signed integers of the same size (1, 2, 4 or 8 bytes)."""
+    return view(x, f"int{8 * x.dtype.itemsize}")

@@ -1,0 +1,447 @@
+"""Flower's Array and ArrayRecord (seed 004), whose data stay compressed until someone reads them.
+
+::
+
+    LatentRecord(state_dict) ──► one bundle in memory ──► press(record): one Array(stype="flowerpress.bundle")
+         ▲                            │                              │ the wire
+         │                            ▼                              ▼
+    LatentArray: (bundle, key) ── .numpy() decodes ──── unpress(record): LatentRecord over the bytes received
+
+Whatever stock Flower asks of such a record, it answers as the ordinary record of the decoded arrays would: object ids,
+children, equality and the deflated form are those. bfloat16 and float8, which stock Flower cannot carry, are float32
+there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+
+from flowerpress.chunks.bundle import Bundle
+from flowerpress.chunks.pack import pack
+from flowerpress.codecs.base import Pipeline, Spec
+from flowerpress.codecs.dtypes import ArrayLike, Host, is_torch, to_tensor
+from flowerpress.codecs.policy import as_policy
+from flowerpress.errors import ChunkError, ConfigError
+from flowerpress.npy import from_npy
+
+if TYPE_CHECKING:
+    import torch
+
+STYPE = "flowerpress.bundle"
+KEY = "flowerpress.bundle"
+_NUMPY = "numpy.ndarray"
+CodecLike: TypeAlias = str | Pipeline | Callable[[Spec], Pipeline]
+
+
+class LatentArray(Array):
+    """An Array that is decoded when it is read; one decoded copy at a time, never kept.
+
+    It is made as Flower's Array is, from ``dtype, shape, stype, data``, from an ndarray or from a tensor, and compressed
+    with ``codec``; or, with `LatentArray.of`, from an array of a bundle that is there.
+
+    Parameters
+    ----------
+    codec : str, Pipeline or Policy
+        What codes the array; lossless by default.
+
+    Attributes
+    ----------
+    dtype, shape
+        Of the array itself: ``"bfloat16"`` where Flower's form has float32.
+    stype, data
+        Of Flower's form, ``"numpy.ndarray"``; reading ``data`` decodes.
+
+    Raises
+    ------
+    TypeError
+        For arguments that Flower's Array does not take either.
+    ConfigError, ChunkError
+        For an array that cannot be coded; for bytes that cannot be decoded, when they are read.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401: as in Flower's Array
+        dtype: str | None = None,
+        shape: tuple[int, ...] | list[int] | None = None,
+        stype: str | None = None,
+        data: bytes | None = None,
+        ndarray: Host | None = None,
+        torch_tensor: torch.Tensor | None = None,
+        codec: CodecLike = "zstd",
+    ) -> None:
+        named = {"dtype": dtype, "shape": shape, "stype": stype, "data": data}
+        fields = {name: value for name, value in named.items() if value is not None}
+        sources = [x for x in (ndarray, torch_tensor) if x is not None]
+        if len(args) == 1 and not fields:
+            sources += args
+        elif not sources:
+            stock = Array(*map(_tuple, args), **{name: _tuple(value) for name, value in fields.items()})
+            sources = [plain_numpy(stock)]
+        if len(sources) != 1 or not (isinstance(value := sources[0], np.ndarray) or is_torch(value)):
+            raise TypeError(
+                "Invalid arguments for Array (LatentArray). Expected either a PyTorch tensor, a NumPy ndarray, or "
+                "explicit dtype/shape/stype/data values."
+            )
+        self._hold(Bundle(pack({"": value}, codec)), "")
+
+    @classmethod
+    def of(cls, bundle: Bundle, key: str) -> Self:
+        """Return the array called ``key`` in ``bundle``, without decoding it."""
+        array = cls.__new__(cls)
+        array._hold(bundle, key)
+        return array
+
+    def _hold(self, bundle: Bundle, key: str) -> None:
+        spec = bundle.spec(key)
+        # past Flower's __setattr__, which would mark the array as changed
+        self.__dict__.update(_bundle=bundle, _key=key, dtype=spec.dtype, shape=spec.shape, stype=_NUMPY)
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The decoded array in the form Flower stores it: as ``np.save`` writes it."""
+        return self.plain().data
+
+    def numpy(self) -> Host:
+        """Decode: a new, writable array. bfloat16 and float8 come back as float32, which holds them exactly."""
+        return _in_numpy(self._decode())
+
+    def torch(self, device: str | torch.device | None = None) -> torch.Tensor:
+        """Decode to a tensor of the true dtype, on ``device`` (the CPU by default)."""
+        tensor = to_tensor(self._decode())
+        return tensor if device is None else tensor.to(device)
+
+    def plain(self) -> Array:
+        """Decode to Flower's own Array."""
+        return Array(self.numpy())
+
+    def count_bytes(self) -> int:
+        """Return the compressed bytes: the array's share of the chunks that hold it."""
+        return self.bundle.encoded_bytes(self.__dict__["_key"])
+
+    @property
+    def children(self) -> dict[str, Any]:
+        """The ArrayChunks of the decoded array, as Flower's Array has them."""
+        return self.plain().children
+
+    def deflate(self) -> bytes:
+        """Return what a stock peer inflates to an Array: the deflated form of the decoded array."""
+        return self.plain().deflate()
+
+    def slice_array(self) -> list[tuple[str, Any]]:
+        """Return the ArrayChunks of the decoded array, in order, with their object ids."""
+        return self.plain().slice_array()
+
+    @classmethod
+    def inflate(cls, object_content: bytes, children: dict[str, Any] | None = None) -> LatentArray:
+        """Inflate what Flower's Array deflates to, and compress it."""
+        return cls(plain_numpy(Array.inflate(object_content, children)))
+
+    @classmethod
+    def from_numpy_ndarray(cls, ndarray: Host, *, codec: CodecLike = "zstd") -> LatentArray:
+        """Compress an ndarray."""
+        return cls(ndarray=ndarray, codec=codec)
+
+    @classmethod
+    def from_torch_tensor(cls, tensor: torch.Tensor, *, codec: CodecLike = "zstd") -> LatentArray:
+        """Compress a tensor, transforming it on its device."""
+        return cls(torch_tensor=tensor, codec=codec)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Array):
+            return NotImplemented
+        mine, theirs = self.plain(), other.plain() if isinstance(other, LatentArray) else other
+        return (mine.dtype, tuple(mine.shape), mine.stype, mine.data) == (
+            theirs.dtype,
+            tuple(theirs.shape),
+            theirs.stype,
+            theirs.data,
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"LatentArray({self.dtype}{list(self.shape)}, {self.count_bytes()} bytes)"
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that holds the array."""
+        return cast("Bundle", self.__dict__["_bundle"])
+
+    @property
+    def spec(self) -> Spec:
+        """Key, true dtype and shape of the array in its bundle."""
+        return self.bundle.spec(self.__dict__["_key"])
+
+    def _decode(self) -> Host:
+        return self.bundle[self.__dict__["_key"]]
+
+
+class LatentRecord(ArrayRecord):
+    """An ArrayRecord whose arrays are compressed, together, when it is made, and decoded one by one when they are read.
+
+    Made from nothing, a dict (or record) of Arrays, a list of ndarrays (keys ``"0"``, ``"1"``, …) or a torch state
+    dict, as Flower's is. Arrays set later are compressed too.
+
+    Parameters
+    ----------
+    array_dict, numpy_ndarrays, torch_state_dict
+        The arrays; one of them, by name or as the only positional argument.
+    keep_input : bool
+        If False, arrays leave the input as they are compressed, which frees their memory on the way.
+    codec : str, Pipeline or Policy
+        What codes the arrays; lossless by default.
+
+    Raises
+    ------
+    TypeError
+        "Invalid arguments for ArrayRecord…" for anything else, for two sources, for a key that is not a string.
+    ConfigError
+        For an array that cannot be coded, such as a sparse tensor.
+
+    >>> record = LatentRecord([np.zeros((1000, 1000), dtype="float32")])
+    >>> record.count_bytes() < 1000, record["0"].numpy().shape
+    (True, (1000, 1000))
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401: as in Flower's ArrayRecord
+        numpy_ndarrays: list[Host] | None = None,
+        torch_state_dict: MutableMapping[str, torch.Tensor] | None = None,
+        array_dict: MutableMapping[str, Array] | None = None,
+        keep_input: bool = True,
+        codec: CodecLike = "zstd",
+    ) -> None:
+        super().__init__()
+        self.__dict__["codec"] = codec
+        as_policy(codec)
+        named = {"arrays": array_dict, "ndarrays": numpy_ndarrays, "tensors": torch_state_dict}
+        given = [(name, source) for name, source in (*((None, a) for a in args), *named.items()) if source is not None]
+        if len(given) > 1 or len(args) > 1:
+            raise _invalid()
+        for name, source in given:
+            if not isinstance(source, dict | list | ArrayRecord) or (source and name not in (None, _kind(source))):
+                raise _invalid()
+            fill = {"arrays": self._fill_arrays, "ndarrays": self._fill_list, "tensors": self._fill}[_kind(source)]
+            fill(source, keep_input)
+
+    @classmethod
+    def from_array_dict(
+        cls, array_dict: MutableMapping[str, Array], *, keep_input: bool = True, codec: CodecLike = "zstd"
+    ) -> LatentRecord:
+        """Create a record from a dictionary of Arrays; LatentArrays among them are taken as they are."""
+        return cls(array_dict=array_dict, keep_input=keep_input, codec=codec)
+
+    @classmethod
+    def from_numpy_ndarrays(
+        cls, ndarrays: list[Host], *, keep_input: bool = True, codec: CodecLike = "zstd"
+    ) -> LatentRecord:
+        """Create a record from a list of ndarrays, with the keys ``"0"``, ``"1"``, …"""
+        return cls(numpy_ndarrays=ndarrays, keep_input=keep_input, codec=codec)
+
+    @classmethod
+    def from_torch_state_dict(
+        cls, state_dict: MutableMapping[str, torch.Tensor], *, keep_input: bool = True, codec: CodecLike = "zstd"
+    ) -> LatentRecord:
+        """Create a record from a torch state dict, bfloat16 and tied weights included."""
+        return cls(torch_state_dict=state_dict, keep_input=keep_input, codec=codec)
+
+    @classmethod
+    def of(cls, bundle: Bundle, codec: CodecLike = "zstd") -> LatentRecord:
+        """Return the record over all arrays of a bundle, in its order, without decoding any.
+
+        ``codec`` is what arrays that are set later are compressed with.
+        """
+        record = cls(codec=codec)
+        for key in bundle:
+            record[key] = LatentArray.of(bundle, key)
+        return record
+
+    @classmethod
+    def inflate(cls, object_content: bytes, children: dict[str, Any] | None = None) -> LatentRecord:
+        """Inflate what `deflate`, or Flower's ArrayRecord, deflates to; ValueError for wrong children or type."""
+        return cls(array_dict=dict(ArrayRecord.inflate(object_content, children)))
+
+    def deflate(self) -> bytes:
+        """Return what a stock peer inflates: an ArrayRecord of ordinary Arrays. For few bytes, use `press`."""
+        stock = ArrayRecord()
+        for key, array in self.items():
+            stock[key] = array  # item by item: ArrayRecord({...}) would decode and copy
+        return stock.deflate()
+
+    def to_numpy_ndarrays(self, *, keep_input: bool = True) -> list[Host]:
+        """Return all arrays, decoded; float32 for bfloat16. ``keep_input=False`` empties the record on the way."""
+        if keep_input and (bundle := self.bundle):
+            return [_in_numpy(x) for x in bundle.read_all().values()]
+        return [(self[key] if keep_input else self.pop(key)).numpy() for key in list(self)]
+
+    def to_torch_state_dict(self, *, keep_input: bool = True) -> OrderedDict[str, torch.Tensor]:
+        """Return all arrays as tensors of their true dtype; ``keep_input=False`` empties the record on the way."""
+        if keep_input and (bundle := self.bundle):
+            return OrderedDict((key, to_tensor(x)) for key, x in bundle.read_all().items())
+        arrays = ((key, self[key] if keep_input else self.pop(key)) for key in list(self))
+        return OrderedDict(
+            (key, a.torch() if isinstance(a, LatentArray) else to_tensor(a.numpy())) for key, a in arrays
+        )
+
+    def count_bytes(self) -> int:
+        """Return the compressed bytes of the arrays, and the bytes of their keys."""
+        arrays = sum(a.count_bytes() if isinstance(a, LatentArray) else len(a.data) for a in self.values())
+        return arrays + sum(len(key.encode()) for key in self)
+
+    @property
+    def bundle(self) -> Bundle | None:
+        """The bundle that this record is, whole and in order; None if arrays were set, removed or reordered."""
+        latent = {key: a for key, a in self.items() if isinstance(a, LatentArray)}
+        if not latent or len(latent) < len(self):
+            return None
+        bundle = next(iter(latent.values())).bundle
+        if any(a.bundle is not bundle or a.spec.key != key for key, a in latent.items()):
+            return None
+        return bundle if list(bundle) == list(self) else None
+
+    def copy(self) -> Self:
+        """Return a shallow copy."""
+        new = super().copy()
+        new.__dict__["codec"] = self.codec
+        return new
+
+    @property
+    def codec(self) -> CodecLike:
+        """What arrays are compressed with when they are set."""
+        return cast("CodecLike", self.__dict__["codec"])
+
+    def __setitem__(self, key: str, value: Array) -> None:
+        if type(value) is Array and value.stype == _NUMPY:
+            value = LatentArray(plain_numpy(value), codec=self.codec)
+        super().__setitem__(key, value)
+
+    def _fill(self, arrays: MutableMapping[str, Any], keep_input: bool) -> None:
+        bundle = Bundle(pack(arrays, self.codec, keep_input=keep_input))
+        for key in bundle:
+            self[key] = LatentArray.of(bundle, key)
+
+    def _fill_arrays(self, arrays: MutableMapping[str, Array], keep_input: bool) -> None:
+        """Compress the plain ones together; take the compressed and the custom ones as they are."""
+        keys = list(arrays)
+        plain = {key: plain_numpy(a) for key, a in arrays.items() if type(a) is Array and a.stype == _NUMPY}
+        kept = {key: a for key, a in arrays.items() if key not in plain}
+        if not keep_input:
+            arrays.clear()
+        bundle = Bundle(pack(plain, self.codec, keep_input=False))
+        for key in keys:
+            self[key] = kept[key] if key in kept else LatentArray.of(bundle, key)
+
+    def _fill_list(self, arrays: list[Host], keep_input: bool) -> None:
+        named = {str(i): x for i, x in enumerate(arrays)}
+        if not keep_input:
+            arrays.clear()
+        try:
+            self._fill(named, keep_input)
+        except ConfigError:
+            arrays += [] if keep_input else named.values()
+            raise
+
+
+def press(record: ArrayRecord, codec: CodecLike = "zstd") -> ArrayRecord:
+    """Return the record as it travels: plain Flower, with one Array of stype ``"flowerpress.bundle"`` for all arrays.
+
+    A LatentRecord that was compressed with the same codec is not compressed again. Arrays whose stype is not Flower's
+    own travel beside the bundle as they are; an empty record is returned empty.
+
+    >>> record = press(LatentRecord([np.zeros(3)]))
+    >>> [(a.dtype, a.stype) for a in record.values()]
+    [('uint8', 'flowerpress.bundle')]
+    """
+    latent = {key: a for key, a in record.items() if a.stype == _NUMPY}
+    bundle = record.bundle if isinstance(record, LatentRecord) and _alike(record.codec, codec) else None
+    pressed = ArrayRecord()
+    if bundle is not None:
+        pressed[KEY] = _bundle_array(bytes(bundle.source.read(0, bundle.nbytes)))
+    elif latent:
+        pressed[KEY] = _bundle_array(pack({key: _value(a) for key, a in latent.items()}, codec, keep_input=False))
+    for key, array in record.items():
+        if key not in latent:
+            if key == KEY:
+                raise ConfigError(f"press: the key {KEY!r} is reserved; is the record pressed already?")
+            pressed[key] = array
+    return pressed
+
+
+def unpress(record: ArrayRecord) -> ArrayRecord:
+    """Return the record that was pressed, compressed still; a record that was not pressed is returned as it is.
+
+    Raises ChunkError if the bundle is damaged, which includes its chunks; what is decoded later is only checked then.
+    """
+    pressed = record.get(KEY)
+    if pressed is None or pressed.stype != STYPE:
+        return record
+    if tuple(pressed.shape) != (len(pressed.data),) or pressed.dtype != "uint8":
+        raise ChunkError(f"bundle: expected uint8[{len(pressed.data)}], found {pressed.dtype}{list(pressed.shape)}")
+    bundle = Bundle(pressed.data)
+    bundle.verify()
+    latent = LatentRecord.of(bundle)
+    for key, array in record.items():
+        if key != KEY:
+            latent[key] = array
+    return latent
+
+
+def plain_numpy(array: Array) -> Host:
+    """Return the values of one of Flower's own Arrays, read-only and without a copy; ChunkError if it is damaged."""
+    if array.stype != _NUMPY:
+        raise ConfigError(f"array: expected the stype {_NUMPY!r}, found {array.stype!r}")
+    x = from_npy(array.data)
+    if x.shape != tuple(array.shape):
+        raise ChunkError(f"array: expected the shape {list(array.shape)} in its data, found {list(x.shape)}")
+    return x
+
+
+def _bundle_array(data: bytes) -> Array:
+    return Array("uint8", (len(data),), STYPE, data)
+
+
+def _value(array: Array) -> ArrayLike:
+    """Return what an array holds in its true dtype."""
+    return array._decode() if isinstance(array, LatentArray) else plain_numpy(array)
+
+
+def _in_numpy(x: Host) -> Host:
+    """Widen what numpy itself does not know: bfloat16 and float8."""
+    return x if x.dtype.isbuiltin == 1 else x.astype(np.float32)
+
+
+def _alike(a: CodecLike, b: CodecLike) -> bool:
+    return a is b or str(as_policy(a)) == str(as_policy(b))
+
+
+def _tuple(value: object) -> Any:  # noqa: ANN401: as in Flower's Array
+    """Return lists, which the documentation of Flower's Array shows as shapes, as the tuples that it insists on."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _kind(source: MutableMapping[str, Any] | list[Any]) -> str:
+    """Tell what a record is made from; TypeError if it is nothing that a record can be made from."""
+    values = source if isinstance(source, list) else list(source.values())
+    if isinstance(source, list):
+        if all(isinstance(x, np.ndarray) for x in values):
+            return "ndarrays"
+    elif all(isinstance(key, str) for key in source):
+        if all(isinstance(x, Array) for x in values):
+            return "arrays"
+        if all(is_torch(x) for x in values):
+            return "tensors"
+    raise _invalid()
+
+
+def _invalid() -> TypeError:
+    return TypeError(
+        "Invalid arguments for ArrayRecord (LatentRecord). Expected one of: no argument, a dict of str to Array, a "
+        "list of NumPy ndarrays, or a PyTorch state_dict."
+    )
