@@ -30,7 +30,8 @@ from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.npy import from_npy
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
+    from torch import device as Device
 
 STYPE = "flowerpress.bundle"
 KEY = "flowerpress.bundle"
@@ -41,8 +42,8 @@ CodecLike: TypeAlias = str | Pipeline | Callable[[Spec], Pipeline]
 class LatentArray(Array):
     """An Array that is decoded when it is read; one decoded copy at a time, never kept.
 
-    It is made as Flower's Array is, from ``dtype, shape, stype, data``, from an ndarray or from a tensor, and compressed
-    with ``codec``; or, with `LatentArray.of`, from an array of a bundle that is there.
+    It is made as Flower's Array is, from ``dtype, shape, stype, data``, from an ndarray or from a tensor, and
+    compressed with ``codec``; or, with `LatentArray.of`, from an array of a bundle that is there.
 
     Parameters
     ----------
@@ -66,13 +67,13 @@ class LatentArray(Array):
 
     def __init__(
         self,
-        *args: Any,  # noqa: ANN401: as in Flower's Array
+        *args: Any,  # noqa: ANN401 - as in Flower's Array
         dtype: str | None = None,
         shape: tuple[int, ...] | list[int] | None = None,
         stype: str | None = None,
         data: bytes | None = None,
         ndarray: Host | None = None,
-        torch_tensor: torch.Tensor | None = None,
+        torch_tensor: Tensor | None = None,
         codec: CodecLike = "zstd",
     ) -> None:
         named = {"dtype": dtype, "shape": shape, "stype": stype, "data": data}
@@ -111,7 +112,7 @@ class LatentArray(Array):
         """Decode: a new, writable array. bfloat16 and float8 come back as float32, which holds them exactly."""
         return _in_numpy(self._decode())
 
-    def torch(self, device: str | torch.device | None = None) -> torch.Tensor:
+    def torch(self, device: str | Device | None = None) -> Tensor:
         """Decode to a tensor of the true dtype, on ``device`` (the CPU by default)."""
         tensor = to_tensor(self._decode())
         return tensor if device is None else tensor.to(device)
@@ -148,7 +149,7 @@ class LatentArray(Array):
         return cls(ndarray=ndarray, codec=codec)
 
     @classmethod
-    def from_torch_tensor(cls, tensor: torch.Tensor, *, codec: CodecLike = "zstd") -> LatentArray:
+    def from_torch_tensor(cls, tensor: Tensor, *, codec: CodecLike = "zstd") -> LatentArray:
         """Compress a tensor, transforming it on its device."""
         return cls(torch_tensor=tensor, codec=codec)
 
@@ -211,9 +212,9 @@ class LatentRecord(ArrayRecord):
 
     def __init__(
         self,
-        *args: Any,  # noqa: ANN401: as in Flower's ArrayRecord
+        *args: Any,  # noqa: ANN401 - as in Flower's ArrayRecord
         numpy_ndarrays: list[Host] | None = None,
-        torch_state_dict: MutableMapping[str, torch.Tensor] | None = None,
+        torch_state_dict: MutableMapping[str, Tensor] | None = None,
         array_dict: MutableMapping[str, Array] | None = None,
         keep_input: bool = True,
         codec: CodecLike = "zstd",
@@ -228,8 +229,12 @@ class LatentRecord(ArrayRecord):
         for name, source in given:
             if not isinstance(source, dict | list | ArrayRecord) or (source and name not in (None, _kind(source))):
                 raise _invalid()
-            fill = {"arrays": self._fill_arrays, "ndarrays": self._fill_list, "tensors": self._fill}[_kind(source)]
-            fill(source, keep_input)
+            if isinstance(source, list):
+                self._fill_list(source, keep_input)
+            elif _kind(source) == "arrays":
+                self._fill_arrays(source, keep_input)
+            else:
+                self._fill(source, keep_input)
 
     @classmethod
     def from_array_dict(
@@ -247,7 +252,7 @@ class LatentRecord(ArrayRecord):
 
     @classmethod
     def from_torch_state_dict(
-        cls, state_dict: MutableMapping[str, torch.Tensor], *, keep_input: bool = True, codec: CodecLike = "zstd"
+        cls, state_dict: MutableMapping[str, Tensor], *, keep_input: bool = True, codec: CodecLike = "zstd"
     ) -> LatentRecord:
         """Create a record from a torch state dict, bfloat16 and tied weights included."""
         return cls(torch_state_dict=state_dict, keep_input=keep_input, codec=codec)
@@ -281,7 +286,7 @@ class LatentRecord(ArrayRecord):
             return [_in_numpy(x) for x in bundle.read_all().values()]
         return [(self[key] if keep_input else self.pop(key)).numpy() for key in list(self)]
 
-    def to_torch_state_dict(self, *, keep_input: bool = True) -> OrderedDict[str, torch.Tensor]:
+    def to_torch_state_dict(self, *, keep_input: bool = True) -> OrderedDict[str, Tensor]:
         """Return all arrays as tensors of their true dtype; ``keep_input=False`` empties the record on the way."""
         if keep_input and (bundle := self.bundle):
             return OrderedDict((key, to_tensor(x)) for key, x in bundle.read_all().items())
@@ -421,7 +426,7 @@ def _alike(a: CodecLike, b: CodecLike) -> bool:
     return a is b or str(as_policy(a)) == str(as_policy(b))
 
 
-def _tuple(value: object) -> Any:  # noqa: ANN401: as in Flower's Array
+def _tuple(value: object) -> Any:  # noqa: ANN401 - as in Flower's Array
     """Return lists, which the documentation of Flower's Array shows as shapes, as the tuples that it insists on."""
     return tuple(value) if isinstance(value, list) else value
 

@@ -39,7 +39,8 @@ def model_for(images: Images, seed: int) -> Cnn:
     """Return a model for such images, the same for equal seeds; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Cnn(*images.pixels.shape[1:], images.classes)
+        _, channels, height, width = images.pixels.shape
+        return Cnn(channels, height, width, images.classes)
 
 
 def device() -> torch.device:
@@ -59,7 +60,7 @@ def train(model: nn.Module, images: Images, *, epochs: int, batch_size: int, lea
     generator = torch.Generator().manual_seed(seed)
     losses = []
     for _ in range(epochs):
-        for batch in torch.randperm(len(images), generator=generator).split(batch_size):
+        for batch in torch.randperm(len(images), generator=generator).split(batch_size):  # type: ignore[no-untyped-call]
             if len(batch) < 2:
                 continue
             optimizer.zero_grad()
@@ -77,7 +78,7 @@ def evaluate(model: nn.Module, images: Images) -> tuple[float, float]:
     model.to(where).eval()
     x, y = _tensors(images, where)
     loss, right = 0.0, 0
-    for pixels, labels in zip(x.split(512), y.split(512), strict=True):
+    for pixels, labels in zip(x.split(512), y.split(512), strict=True):  # type: ignore[no-untyped-call]
         logits = model(pixels)
         loss += functional.cross_entropy(logits, labels, reduction="sum").item()
         right += int((logits.argmax(1) == labels).sum())

@@ -1,5 +1,7 @@
 """The client app: train and evaluate on this node's part of the images."""
 
+from typing import cast
+
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -18,9 +20,8 @@ def train(message: Message, context: Context) -> Message:
     config, images = _prepare(context)
     model = classify.model_for(images, config.seed)
     model.load_state_dict(_arrays(message).to_torch_state_dict())
-    seed = (
-        config.seed + 1000 * int(message.content["config"]["server-round"]) + int(context.node_config["partition-id"])
-    )
+    server_round = message.content.config_records["config"]["server-round"]
+    seed = config.seed + 1000 * cast("int", server_round) + int(context.node_config["partition-id"])
     loss = classify.train(
         model,
         images,
@@ -58,7 +59,4 @@ def _prepare(context: Context) -> tuple[Config, Images]:
 
 
 def _arrays(message: Message) -> ArrayRecord:
-    record = message.content["arrays"]
-    if not isinstance(record, ArrayRecord):
-        raise TypeError(f"expected 'arrays' to be an ArrayRecord, found {type(record).__name__}")
-    return record
+    return message.content.array_records["arrays"]

@@ -56,7 +56,7 @@ def client_images(partitioning: Partitioning, part: int) -> Images:
 
 
 @lru_cache(maxsize=4)
-def _partitioner(partitioning: Partitioning) -> Any:  # noqa: ANN401: flwr-datasets has no types
+def _partitioner(partitioning: Partitioning) -> Any:  # noqa: ANN401 - flwr-datasets has no types
     from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner
 
     train, _ = _load(partitioning.dataset, partitioning.seed)
@@ -111,8 +111,8 @@ def _columns(data: "Dataset") -> tuple[str, str]:
     from datasets import ClassLabel, Image
 
     def find(kind: type, usual: tuple[str, ...]) -> str:
-        typed = [name for name, feature in data.features.items() if isinstance(feature, kind)]
-        found = [*typed, *(name for name in usual if name in data.features)]
+        typed: list[str] = [name for name, feature in data.features.items() if isinstance(feature, kind)]
+        found: list[str] = [*typed, *(name for name in usual if name in data.features)]
         if not found:
             raise ConfigError(f"data: expected a column called {' or '.join(usual)}, found {list(data.features)}")
         return found[0]

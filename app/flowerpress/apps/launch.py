@@ -70,7 +70,7 @@ def _watch(
 
 def new_folder(root: Path) -> Path:
     """Return the folder for a new run below ``root``, named by the time; it does not exist yet."""
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")  # noqa: DTZ005: people read it
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = root / name
     count = 1
     while folder.exists():

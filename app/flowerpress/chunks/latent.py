@@ -302,7 +302,7 @@ def _dtype_of(flags: bytes, nbytes: int, size: int) -> np.dtype[Any]:
     return dtype
 
 
-def _field(record: object, key: str, kind: Any) -> Any:  # noqa: ANN401: a record is JSON
+def _field(record: object, key: str, kind: Any) -> Any:  # noqa: ANN401 - a record is JSON
     value = record.get(key) if isinstance(record, dict) else None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise LatentError(f"LATN record: expected {key!r} of type {getattr(kind, '__name__', kind)}, found {value!r}")

@@ -24,6 +24,7 @@ HEAD = b"FPB\x01"  # the magic, and the version
 TAIL = 12  # manifest length u32, digest of everything but the chunks u64
 _RAW = Pipeline((Raw(),))
 _FLAGS = {dtype: flags for flags, dtype in FLAGS.items()}
+A = TypeVar("A", bound=ArrayLike)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -37,7 +38,7 @@ class Encoded:
 
 
 def pack(
-    arrays: MutableMapping[str, ArrayLike],
+    arrays: MutableMapping[str, A],
     codec: str | Pipeline | Callable[[Spec], Pipeline] = "zstd",
     *,
     keep_input: bool = True,
@@ -108,7 +109,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _copies(arrays: Mapping[str, ArrayLike], specs: Sequence[Spec]) -> dict[int, int]:
+def _copies(arrays: Mapping[str, A], specs: Sequence[Spec]) -> dict[int, int]:
     """Find arrays that repeat an earlier one: tied weights, which share memory, and equal contents on the host."""
     seen: dict[object, list[int]] = {}
     found = {}
@@ -127,15 +128,15 @@ def _sample(x: ArrayLike) -> object:
     """Return what equal arrays have in common: the address on a device, else a few bytes."""
     x = local(x)
     if is_torch(x):
-        return x.data_ptr()  # type: ignore[union-attr]
-    values = as_bytes(x)  # type: ignore[arg-type]
+        return x.data_ptr()
+    values = as_bytes(x)
     return values[:64].tobytes() + values[-64:].tobytes()
 
 
 def _equal(x: ArrayLike, y: ArrayLike) -> bool:
     """Compare arrays with the same sample: on a device the same address is enough."""
     x, y = local(x), local(y)
-    return is_torch(x) or np.array_equal(as_bytes(x), as_bytes(y))  # type: ignore[arg-type]
+    return is_torch(x) or is_torch(y) or np.array_equal(as_bytes(x), as_bytes(y))
 
 
 def _encode(part: Part, arrays: list[ArrayLike]) -> Encoded:
@@ -151,9 +152,9 @@ def _encode(part: Part, arrays: list[ArrayLike]) -> Encoded:
 
 
 def _concatenate(flat: list[ArrayLike]) -> ArrayLike:
-    devices = {x.device if is_torch(x) else None for x in flat}  # type: ignore[union-attr]
+    devices = {x.device if is_torch(x) else None for x in flat}
     if devices == {None}:
-        return np.concatenate(flat)  # type: ignore[arg-type]
+        return np.concatenate(flat)
     import torch
 
     if len(devices) > 1:

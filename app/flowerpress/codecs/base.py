@@ -13,10 +13,13 @@ from dataclasses import dataclass, field, fields, replace
 from math import prod
 from typing import ClassVar, Self, TypeAlias
 
+import numpy as np
+
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, dtype_name, is_float, local, numpy_dtype
 from flowerpress.errors import ChunkError, ConfigError
 
-Literal: TypeAlias = "int | float | str | bool | None | list[Literal]"
+Literal: TypeAlias = "int | float | str | bool | list[Literal] | None"
+Config: TypeAlias = "dict[str, Literal | list[Config]]"
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Codec(ABC):
         del spec
         return ""
 
-    def config(self) -> dict[str, Literal]:
+    def config(self) -> Config:
         """Return the configuration as JSON: the name, and every argument."""
         return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}  # type: ignore[arg-type]
 
@@ -194,13 +197,14 @@ class Pipeline(ArrayToBytes):
 
     def encode(self, x: ArrayLike, spec: Spec) -> Buffer:
         """Turn an array into bytes. ConfigError if ``x`` is not what ``spec`` says, or if a stage cannot take it."""
+        x = local(x)
         if (dtype_name(x), tuple(x.shape)) != (spec.dtype, spec.shape):
             raise ConfigError(
                 f"array {spec.key!r}: expected {spec.dtype}{list(spec.shape)}, found {dtype_name(x)}{list(x.shape)}"
             )
         if reason := self.refuses(spec):
             raise ConfigError(f"array {spec.key!r}, {spec.dtype}{list(spec.shape)}: {self} cannot take it: {reason}")
-        y: "ArrayLike | Buffer" = local(x)
+        y: ArrayLike | Buffer = x
         for stage, before in zip(self.stages, self._specs(spec), strict=True):
             y = stage.encode(y, before)  # type: ignore[attr-defined]
         return y  # type: ignore[return-value]
@@ -209,12 +213,12 @@ class Pipeline(ArrayToBytes):
         x: Host | Buffer = y
         for stage, before in reversed(list(zip(self.stages, self._specs(spec), strict=True))):
             x = stage.decode(x, before)  # type: ignore[attr-defined]
-        if not hasattr(x, "shape") or dtype_name(x) != spec.dtype or x.shape != spec.shape:
+        if not isinstance(x, np.ndarray) or dtype_name(x) != spec.dtype or x.shape != spec.shape:
             raise ChunkError(f"array {spec.key!r}: {self} did not give {spec.dtype}{list(spec.shape)}")
         return x
 
-    def config(self) -> dict[str, Literal]:
-        return {"name": self.name, "stages": [stage.config() for stage in self.stages]}  # type: ignore[dict-item]
+    def config(self) -> Config:
+        return {"name": self.name, "stages": [stage.config() for stage in self.stages]}
 
     def _specs(self, spec: Spec) -> list[Spec]:
         """Return what each stage is given; bytes→bytes stages see the spec of the array→bytes stage."""
@@ -249,7 +253,8 @@ def _kind(stage: Codec) -> str:
 
 
 def _describe(stage: Codec) -> str:
-    return f"{stage.name} ({dict(a='array→array', b='array→bytes', c='bytes→bytes')[_kind(stage)]})"
+    kinds = {"a": "array→array", "b": "array→bytes", "c": "bytes→bytes"}
+    return f"{stage.name} ({kinds[_kind(stage)]})"
 
 
 def check_float(spec: Spec) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import TypeIs
 
 from flowerpress.errors import ConfigError
 
@@ -23,8 +24,11 @@ ArrayLike: TypeAlias = "Host | torch.Tensor"
 Buffer: TypeAlias = bytes | bytearray | memoryview
 A = TypeVar("A", bound="Host | torch.Tensor")
 
-_NUMPY = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 complex64 complex128".split()
-_EXTENDED = "bfloat16 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu".split()
+_NUMPY = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64", "complex64", "complex128"),
+)
+_EXTENDED = ("bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
 _DTYPES: dict[str, np.dtype[Any]] = {
     **{name: np.dtype(name) for name in _NUMPY},
     **{name: np.dtype(getattr(ml_dtypes, name)) for name in _EXTENDED},
@@ -48,7 +52,7 @@ def is_float(name: str) -> bool:
     return "float" in name
 
 
-def is_torch(x: object) -> bool:
+def is_torch(x: object) -> "TypeIs[torch.Tensor]":
     """Tell whether ``x`` is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
@@ -56,7 +60,7 @@ def is_torch(x: object) -> bool:
 
 def dtype_name(x: ArrayLike) -> str:
     """Return the name of the element type of an array, whatever its library and byte order."""
-    return str(x.dtype).removeprefix("torch.") if is_torch(x) else x.dtype.newbyteorder("=").name  # type: ignore[union-attr]
+    return str(x.dtype).removeprefix("torch.") if is_torch(x) else x.dtype.newbyteorder("=").name
 
 
 def local(x: ArrayLike) -> ArrayLike:
@@ -65,7 +69,7 @@ def local(x: ArrayLike) -> ArrayLike:
     Raises ConfigError for what has no element bytes of its own: sparse, quantised and meta tensors, object arrays.
     """
     if is_torch(x):
-        return _local_tensor(x)  # type: ignore[arg-type]
+        return _local_tensor(x)
     if not isinstance(x, np.ndarray | np.generic):
         raise ConfigError(f"expected a numpy array or a torch tensor, found {type(x).__name__}")
     numpy_dtype(dtype_name(x))
@@ -87,9 +91,7 @@ def _local_tensor(x: "torch.Tensor") -> ArrayLike:
 def to_host(x: ArrayLike) -> Host:
     """Return ``x`` as a C-contiguous numpy array in host memory."""
     x = local(x)
-    if is_torch(x):
-        return local(x.cpu())  # type: ignore[return-value, union-attr]
-    return x  # type: ignore[return-value]
+    return to_host(x.cpu()) if is_torch(x) else x
 
 
 def to_tensor(x: Host) -> "torch.Tensor":
@@ -104,8 +106,9 @@ def to_tensor(x: Host) -> "torch.Tensor":
 
 def view(x: A, name: str) -> A:
     """Reinterpret the elements of a contiguous array as the numpy-native type ``name`` (same library, same device)."""
-    dtype = getattr(sys.modules["torch"], name) if is_torch(x) else _DTYPES[name]
-    return x.view(dtype)  # type: ignore[return-value]
+    if is_torch(x):
+        return x.view(getattr(sys.modules["torch"], name))  # type: ignore[return-value]
+    return x.view(_DTYPES[name])  # type: ignore[return-value]
 
 
 def bits(x: A) -> A:

@@ -17,7 +17,6 @@ from flowerpress.codecs.dtypes import (
     Host,
     bits,
     is_float,
-    is_torch,
     numpy_dtype,
     to_host,
     view,
@@ -68,7 +67,7 @@ def _rotates(spec: Spec) -> bool:
 
 def _rotate_left(x: A) -> A:
     """Rotate signed integers left by one bit, numpy and torch alike."""
-    return (x << 1) | ((x >> (8 * x.dtype.itemsize - 1)) & 1)  # type: ignore[operator, return-value]
+    return (x << 1) | ((x >> (8 * x.dtype.itemsize - 1)) & 1)  # type: ignore[return-value]
 
 
 def _rotate_right(x: Host) -> None:

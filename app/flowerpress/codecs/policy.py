@@ -20,7 +20,7 @@ LOSSLESS = "zstd"
 
 @dataclass(frozen=True)
 class Rule:
-    """Arrays whose key matches the glob ``key``, and whose dtype matches the glob ``dtype``, go through ``pipeline``."""
+    """Arrays whose key and dtype match the globs ``key`` and ``dtype`` go through ``pipeline``."""
 
     key: str
     dtype: str

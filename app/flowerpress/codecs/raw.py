@@ -31,7 +31,7 @@ class Raw(ArrayToBytes):
 
 def as_bytes(x: Host) -> memoryview:
     """Return the bytes of a contiguous array, without a copy."""
-    return memoryview(x.reshape(-1).view(np.uint8))
+    return memoryview(x.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def check_length(y: Buffer, spec: Spec) -> None:

@@ -20,7 +20,7 @@ class Dtypes:
         self._first: dict[tuple[str, str], str] = {}
 
     def restore(self, name: str, record: ArrayRecord) -> ArrayRecord:
-        """Return ``record`` with promoted arrays narrowed to what was first sent as ``name``; itself if there are none."""
+        """Return ``record`` with promoted arrays narrowed to what was first sent as ``name``; itself if none is."""
         narrowed = {
             key: LatentArray(array.numpy().astype(numpy_dtype(first)), codec="raw")
             for key, array in record.items()

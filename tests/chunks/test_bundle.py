@@ -1,0 +1,269 @@
+"""Bundles: what goes in comes out, lazily, from memory and from files, and damage is noticed."""
+
+import pickle
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowerpress import Bundle, ChunkError, ConfigError, Spec, pack, parse
+from flowerpress.chunks.pack import HEAD, TAIL, save, tail
+from tests.arrays import awkward, of_dtype
+
+RNG = np.random.default_rng(4)
+
+
+def model() -> dict[str, np.ndarray]:
+    return {
+        "large": RNG.standard_normal((1500, 1000)).astype(np.float32),
+        "small": RNG.standard_normal((30, 10)).astype(np.float32),
+        "half": of_dtype("bfloat16", (20, 3)),
+        "count": np.array(7),
+        "none": np.zeros((0, 4), np.float32),
+        "bias": RNG.standard_normal(30).astype(np.float32),
+        "noise": RNG.integers(0, 256, 9 << 20, dtype=np.uint8),
+    }
+
+
+@pytest.mark.parametrize("codec", ["zstd", "raw", "zfp", "*.x = raw; * = zstd(level=3)"])
+def test_round_trip(codec: str) -> None:
+    arrays = model()
+    bundle = Bundle(pack(arrays, codec))
+    assert list(bundle) == list(arrays)
+    everything = bundle.read_all()
+    for key, x in arrays.items():
+        for y in (bundle[key], everything[key]):
+            assert (y.dtype, y.shape, y.tobytes()) == (x.dtype, x.shape, x.tobytes())
+            assert y.flags.writeable
+    bundle.verify()
+
+
+def test_awkward_layouts() -> None:
+    arrays = awkward()
+    bundle = Bundle(pack(arrays))
+    for key, x in arrays.items():
+        assert np.array_equal(bundle[key], x), key
+
+
+def test_lossy_pipelines_touch_floats_only() -> None:
+    arrays = model()
+    bundle = Bundle(pack(arrays, "zfp(tolerance=0.05)"))
+    assert 0 < np.abs(bundle["large"] - arrays["large"]).max() <= 0.05
+    assert bundle["count"] == 7
+    assert bundle["noise"].tobytes() == arrays["noise"].tobytes()
+
+
+def test_bytes_do_not_depend_on_workers() -> None:
+    arrays = model()
+    assert pack(arrays, workers=1) == pack(arrays, workers=2) == pack(arrays, workers=7)
+
+
+def test_slices_decode_only_what_they_need() -> None:
+    arrays = model()
+    data = bytearray(pack(arrays))
+    flat = arrays["large"].ravel()
+    assert np.array_equal(Bundle(bytes(data)).read("large", 100, 1_200_000), flat[100:1_200_000])
+    assert np.array_equal(Bundle(bytes(data)).read("small", 5, 7), arrays["small"].ravel()[5:7])
+    assert Bundle(bytes(data)).read("small", 7, 5).size == 0
+    layout = Bundle(bytes(data)).layout
+    last = layout.holders[0][-1]
+    data[len(HEAD) + layout.offsets[last] + 50] ^= 1
+    damaged = Bundle(bytes(data))
+    assert np.array_equal(damaged.read("large", 0, 1000), flat[:1000])
+    with pytest.raises(ChunkError, match=f"chunk {last} is damaged"):
+        damaged["large"]
+    with pytest.raises(ChunkError, match="is damaged"):
+        damaged.verify()
+
+
+def test_neighbours_in_a_joined_chunk_do_not_share_memory() -> None:
+    bundle = Bundle(pack({"a": np.ones(4), "b": np.ones(4)}))
+    bundle["a"][:] = 5
+    assert bundle["a"].tolist() == bundle["b"].tolist() == [1, 1, 1, 1]
+
+
+def test_files(tmp_path: Path) -> None:
+    arrays, path = model(), tmp_path / "model.fpb"
+    save(path, pack(arrays))
+    bundle = pickle.loads(pickle.dumps(Bundle.open(path)))
+    assert np.array_equal(bundle["large"], arrays["large"])
+    assert [p.name for p in tmp_path.iterdir()] == ["model.fpb"]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ChunkError, match="became shorter"):
+        bundle["noise"]
+    path.unlink()
+    with pytest.raises(ChunkError, match="cannot read"):
+        bundle["large"]
+    with pytest.raises(ChunkError, match="cannot read"):
+        Bundle.open(path)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.fpb"
+    save(path, b"old")
+    with pytest.raises(TypeError):
+        save(path, "no bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_repeated_arrays_are_stored_once() -> None:
+    x = RNG.standard_normal((300, 100)).astype(np.float32)
+    tied = torch.from_numpy(x)
+    once = len(pack({"a": x}))
+    for arrays in ({"a": x, "b": x}, {"a": x, "b": x.copy()}, {"a": tied, "b": tied}):
+        data = pack(arrays)
+        assert len(data) < once + 30
+        bundle = Bundle(data)
+        assert np.array_equal(bundle["b"], x)
+        assert (bundle.encoded_bytes("b"), bundle.rows()[1]["pipeline"]) == (0, "a copy")
+    other = x.copy()
+    other[150, 50] += 1
+    assert np.array_equal(Bundle(pack({"a": x, "b": other}))["b"], other)
+
+
+def test_encoded_bytes_add_up() -> None:
+    bundle = Bundle(pack(model()))
+    assert sum(bundle.encoded_bytes(key) for key in bundle) == sum(chunk.size for chunk in bundle.layout.chunks)
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000, 1 << 20, 9 << 20, 70 << 20])
+def test_noise_grows_by_no_more_than_64_bytes_per_array(size: int) -> None:
+    noise = RNG.integers(0, 256, size, dtype=np.uint8)
+    many = {f"layer.{i}": noise[i * size // 20 : (i + 1) * size // 20] for i in range(20)}
+    assert len(pack(many)) <= size + 20 * 64
+    one = Bundle(pack({"x": noise}))
+    assert one.encoded_bytes("x") <= size + 64
+    assert one.nbytes <= size + (160 if size > 64 << 20 else 110)
+
+
+def test_framing_is_small() -> None:
+    """20 convolutions and 100 small arrays, like ResNet-18's, coded 100 times smaller."""
+    arrays = {f"layer{i // 5}.{i % 5}.conv.weight": np.zeros((64, 64, 3, 3 + i), np.float32) for i in range(20)}
+    arrays |= {f"layer{i // 25}.{i % 25}.bn.weight": np.full(64, i, np.float32) for i in range(100)}
+    bundle = Bundle(pack(arrays))
+    payload = sum(chunk.payload for chunk in bundle.layout.chunks)
+    assert bundle.nbytes - payload < 46_800_000 / 100 * 0.01
+
+
+def test_keep_input() -> None:
+    arrays = model()
+    kept = dict(arrays)
+    assert pack(kept, keep_input=False) == pack(arrays)
+    assert kept == {}
+
+
+def test_nothing_is_lost_when_an_array_cannot_be_coded() -> None:
+    arrays = {"a": np.ones(3), "b": np.array(["text"])}
+    with pytest.raises(ConfigError, match="cannot be coded"):
+        pack(arrays, keep_input=False)
+    assert list(arrays) == ["a", "b"]
+
+
+def test_torch_and_numpy_give_equal_bundles() -> None:
+    tensors = {"a": torch.randn(50, 20), "b": torch.randn(9).bfloat16(), "c": torch.arange(3), "d": torch.tensor(2.5)}
+    arrays = {
+        k: v.numpy() if v.dtype != torch.bfloat16 else v.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        for k, v in tensors.items()
+    }
+    assert pack(tensors) == pack(arrays)
+
+
+def test_limits() -> None:
+    with pytest.raises(ConfigError, match="at most 65536"):
+        pack({str(i): np.full(1, i) for i in range(65537)}, workers=1)
+
+
+def test_finite_refuses_nan_when_it_is_read() -> None:
+    data = pack(
+        {"a": np.array([1.0, np.nan]), "h": np.array([np.inf], ml_dtypes.bfloat16), "ok": np.ones(2000)},
+        "a = zfp; * = zstd",
+    )
+    assert np.isnan(Bundle(data)["a"][1])
+    strict = Bundle(data, finite=True)
+    for key in ("a", "h"):
+        with pytest.raises(ChunkError, match="expected finite values"):
+            strict[key]
+    assert strict["ok"].sum() == 2000
+
+
+def test_require() -> None:
+    bundle = Bundle(pack({"a": np.ones(3), "b": np.ones((2, 2))}))
+    good = {"a": Spec("a", "float64", (3,)), "b": Spec("b", "float64", (2, 2))}
+    bundle.require(good)
+    wrong = [
+        {"a": good["a"]},
+        {**good, "c": good["a"]},
+        {**good, "a": Spec("a", "float32", (3,))},
+        {**good, "a": Spec("a", "float64", (1,))},
+    ]
+    for expected in wrong:
+        with pytest.raises(ChunkError, match="bundle: array '"):
+            bundle.require(expected)
+
+
+def test_empty_bundle() -> None:
+    assert dict(Bundle(pack({}))) == {}
+
+
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (b"", "expected b'FPB'"),
+        (b"PK\x03\x04" + bytes(100), "expected b'FPB'"),
+        (b"FPB\x02" + bytes(100), "expected version 1, found 2; upgrade"),
+        (b"FPB\x01" + bytes(11), "expected b'FPB'"),
+        (b"FPB\x01" + b"\xff" * 100, "does not fit"),
+        (b"FPB\x01" + bytes(100), "not the one that was written"),
+        (HEAD + tail(b""), "bundle manifest"),
+        (HEAD + b"\xc0" + tail(b"\xc0"), "bundle manifest"),
+    ],
+)
+def test_what_is_no_bundle(damage: bytes, match: str) -> None:
+    with pytest.raises(ChunkError, match=match):
+        Bundle(damage)
+
+
+def test_unknown_codecs_are_named() -> None:
+    data = pack({"a": np.ones(3)}, "raw")
+    end = len(data) - TAIL
+    start = end - int.from_bytes(data[end : end + 4], "little")
+    manifest = data[start:end].replace(b"\xa3raw", b"\xa3xyz")
+    with pytest.raises(ChunkError, match="no codec is called 'xyz'"):
+        Bundle(data[:start] + manifest + tail(manifest))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=8),
+        st.tuples(
+            st.sampled_from(["float32", "int8", "bfloat16", "bool", "float64"]), st.lists(st.integers(0, 7), max_size=4)
+        ),
+        max_size=8,
+    ),
+    st.sampled_from(["zstd", "raw", "zfp", "planes"]),
+)
+def test_any_record_round_trips(shapes: dict[str, tuple[str, list[int]]], codec: str) -> None:
+    arrays = {key: of_dtype(dtype, tuple(shape)) for key, (dtype, shape) in shapes.items()}
+    bundle = Bundle(pack(arrays, codec))
+    assert list(bundle) == list(arrays)
+    for key, x in arrays.items():
+        assert (bundle[key].dtype, bundle[key].shape, bundle[key].tobytes()) == (x.dtype, x.shape, x.tobytes())
+
+
+def test_codecs_that_must_see_an_array_whole() -> None:
+    from flowerpress.chunks.plan import plan
+
+    whole, spec = (
+        type("P", (), {"elementwise": False, "__str__": lambda self: "whole"})(),
+        Spec("x", "float32", (3000, 1000)),
+    )
+    (part,) = plan([(0, spec, whole)])
+    assert (part.start, part.stop, part.spec) == (0, spec.size, spec)
+    cut = plan([(0, spec, parse("raw"))])
+    assert [part.stop - part.start for part in cut] == [1_000_000] * 3

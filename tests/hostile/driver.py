@@ -1,0 +1,270 @@
+"""Decodes damaged bytes in a process of its own and prints, as JSON, what became of them.
+
+Usage: python -m tests.hostile.driver MODE COUNT SEED, where MODE is ``damaged`` (digests stay as they were) or
+``forged`` (the attacker makes them right again).
+"""
+
+import json
+import random
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import xxhash
+import zstandard
+from flwr.app import Array, ArrayRecord
+
+from flowerpress.chunks.bundle import Bundle
+from flowerpress.chunks.latent import LatentChunks
+from flowerpress.chunks.pack import HEAD, TAIL, pack, tail
+from flowerpress.errors import FlowerpressError
+from flowerpress.records import KEY, STYPE, unpress
+from tests.hostile.mutations import mutate
+
+CODECS = ("zstd", "raw", "zfp", "zfp(tolerance=0.01)", "planes", "zstd(level=9)", "a*:float32 = zfp; * = zstd")
+REJECTED, EXACT, ACCEPTED = "rejected", "exact", "accepted"
+
+
+class Wrong(Exception):
+    """Bytes decoded to what they must not."""
+
+
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(7)
+    return {
+        "a.weight": rng.standard_normal((24, 12)).astype(np.float32),
+        "a.bias": rng.standard_normal(24).astype(np.float32),
+        "half": rng.standard_normal((5, 7)).astype(np.float16),
+        "double": rng.standard_normal((3, 4, 5)),
+        "count": np.array(41),
+        "flags": rng.random(33) > 0.5,
+        "zeros": np.zeros((40, 40), np.float32),
+        "copy": np.zeros((40, 40), np.float32),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+
+
+def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, exact: bool) -> str:
+    """Compare with what the receiver expects: the same values, or at least finite ones of the right shapes."""
+    if list(found) != list(expected) and exact:
+        raise Wrong(f"keys {list(found)}")
+    for key, x in expected.items():
+        y = found[key]
+        if (y.dtype, y.shape) != (x.dtype, x.shape):
+            raise Wrong(f"{key}: {y.dtype}{y.shape}")
+        if exact and y.tobytes() != x.tobytes():
+            raise Wrong(f"{key}: other values")
+        if not np.isfinite(y).all():
+            raise Wrong(f"{key}: not finite")
+    return EXACT if exact else ACCEPTED
+
+
+class Bundles:
+    """Bundles of several pipelines, read from memory."""
+
+    def __init__(self) -> None:
+        self.seeds = [pack(arrays(), codec) for codec in CODECS]
+        self.expected = [Bundle(seed).read_all() for seed in self.seeds]
+        self.specs = {key: Bundle(self.seeds[0]).spec(key) for key in self.expected[0]}
+
+    def damaged(self, rng: random.Random) -> str:
+        i = rng.randrange(len(self.seeds))
+        data = mutate(rng, self.seeds[i], self.seeds)
+        if rng.random() < 0.5:
+            return check(Bundle(data).read_all(1), self.expected[i], exact=True)
+        record = ArrayRecord()
+        record[KEY] = Array("uint8", (len(data),), STYPE, data)
+        return check({k: a._decode() for k, a in unpress(record).items()}, self.expected[i], exact=True)  # type: ignore[attr-defined]
+
+    def forged(self, rng: random.Random) -> str:
+        i = rng.randrange(len(self.seeds))
+        data = forge_bundle(rng, self.seeds[i], self.seeds)
+        bundle = Bundle(data, finite=True)
+        bundle.require(self.specs)
+        return check(bundle.read_all(1), self.expected[i], exact=False)
+
+
+def forge_bundle(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
+    """Change chunks or manifest of a bundle and make every digest and length right again."""
+    layout = Bundle(data).layout
+    end = len(data) - TAIL
+    start = end - int.from_bytes(data[end : end + 4], "little")
+    plain = data[start:end]
+    if plain[:4] == b"\x28\xb5\x2f\xfd":
+        plain = zstandard.ZstdDecompressor().decompress(plain)
+    fields: Any = msgspec.msgpack.decode(plain)
+    body = bytearray()
+    for number, chunk in enumerate(layout.chunks):
+        at = len(HEAD) + layout.offsets[number]
+        header, payload = data[at : at + chunk.header], data[at + chunk.header : at + chunk.size]
+        if rng.random() < 0.5 and payload:
+            payload = mutate(rng, payload, others)
+        if rng.random() < 0.1:
+            header = mutate(rng, header, others)
+        fields[3][number][4:7] = [len(header), len(payload), xxhash.xxh3_64(header + payload).digest()]
+        body += header + payload
+    if rng.random() < 0.4:
+        forge_fields(rng, fields)
+    manifest = msgspec.msgpack.encode(fields)
+    if rng.random() < 0.1:
+        manifest = mutate(rng, manifest, others)
+    return HEAD + bytes(body) + manifest + tail(manifest)
+
+
+def forge_fields(rng: random.Random, fields: list[Any]) -> None:
+    """Put something else in the place of one value of the manifest, at any depth."""
+    where: Any = fields
+    while True:
+        index = rng.randrange(len(where))
+        if not (isinstance(where[index], list) and where[index] and rng.random() < 0.9):
+            break
+        where = where[index]
+    number = rng.choice((-1, 0, 1, 3, 4, 255, 2**16, 2**24, 2**31, 2**32, 2**47, 2**63))
+    where[index] = rng.choice(
+        (
+            number,
+            number,
+            number,
+            None,
+            "",
+            "zfp",
+            "raw",
+            "float64",
+            "x" * 5000,
+            [],
+            [0] * 9,
+            [number, number],
+            b"12345678",
+        )
+    )
+
+
+class Latents:
+    """LATN chunks, through manifest records and a file."""
+
+    def __init__(self, folder: Path) -> None:
+        rng = np.random.default_rng(8)
+        self.chunks, self.path = LatentChunks(), folder / "latents"
+        source = {str(i): rng.standard_normal((1, 4, 8, 2 + i)).astype(np.float32) for i in range(3)}
+        self.cases: list[tuple[bytes, dict[str, Any], np.ndarray]] = []
+        for compress in (True, False):
+            for half in (True, False):
+                records: list[dict[str, Any]] = []
+                packed = self.chunks.latent_packer(source, 0, records, compress, half)
+                for chunk, record, x in zip(packed, records, source.values(), strict=True):
+                    self.cases.append((chunk, {**record, "offset": 0}, x.astype(np.float16 if half else np.float32)))
+        self.seeds = [chunk for chunk, _, _ in self.cases]
+
+    def damaged(self, rng: random.Random) -> str:
+        chunk, record, expected = rng.choice(self.cases)
+        data = mutate(rng, chunk, self.seeds)
+        record = {**record, "extra": dict(record["extra"])}
+        if rng.random() < 0.5:
+            record["compressed_size"] = len(data)
+            record["len_data"] = len(data) - record["len_header"]
+        if rng.random() < 0.3:
+            place = rng.choice((record, record["extra"]))
+            values = (-1, 0, 2**31, 2**63, None, "", [1, 4, 8, 3], [2**40], [-1, 4], True, "F32", "LATN", {}, 1.5)
+            place[rng.choice([k for k in place if k not in ("hash", "shape")])] = rng.choice(values)
+        self.path.write_bytes(data)
+        return check({"x": self.chunks.make_lazy_latent_loader(str(self.path), record)()}, {"x": expected}, exact=True)
+
+    def forged(self, rng: random.Random) -> str:
+        chunk, record, expected = rng.choice(self.cases)
+        data = mutate(rng, chunk, self.seeds)
+        parts: Any = data
+        if record["compressed"]:
+            parts = {"chunk": data, "len_header": record["len_header"], "len_data": len(data) - record["len_header"]}
+        x = self.chunks.latent_parser(parts, expected.shape, record["compressed"])
+        if x.dtype not in (np.float16, np.float32):
+            raise Wrong(str(x.dtype))
+        return check({"x": x}, {"x": expected.astype(x.dtype)}, exact=False)
+
+
+def zeros_frame(size: int) -> bytes:
+    """Return a frame of zeros, without ever holding them: this process's memory is what is measured."""
+    stream = zstandard.ZstdCompressor(write_checksum=True).compressobj(size=size)
+    return b"".join([*(stream.compress(bytes(1 << 20)) for _ in range(size >> 20)), stream.flush()])
+
+
+def sealed(manifest: bytes, body: bytes = b"") -> bytes:
+    return HEAD + body + manifest + tail(manifest)
+
+
+def crafted() -> list[bytes]:
+    """Attacks made by hand: bombs, and sizes that must be refused before anything is allocated."""
+    bomb = zeros_frame(1 << 30)
+    digest, nothing = xxhash.xxh3_64(bomb).digest(), xxhash.xxh3_64(b"").digest()
+    encode = msgspec.msgpack.encode
+    million = b"\xdd" + (10**6).to_bytes(4, "big")
+    arrays = [["x", "uint8", [100]]]
+    manifests: list[tuple[object, bytes]] = [
+        ([[["x", "uint8", [1 << 30]]], [], ["zstd"], [[0, [0], 0, 1 << 30, 0, len(bomb), digest]]], bomb),
+        ([[["x", "uint8", [1 << 26]]], [], ["zstd"], [[0, [0], 0, 1 << 26, 0, len(bomb), digest]]], bomb),
+        ([arrays, [], ["zstd"], [[0, [0], 0, 100, 0, len(bomb), digest]]], bomb),
+        ([[["x", "uint8", [2**47]]], [], ["raw"], [[0, [0], 0, 2**47, 0, 0, nothing]]], b""),
+        ([[["x", "float64", [2**20] * 32]], [], ["raw"], []], b""),
+        ([arrays, [], ["[" * 2000], []], b""),
+        ([arrays, [], ["zstd | " * 200 + "zstd"], []], b""),
+        ([arrays, [[0, 0]] * 65536, ["raw"], []], b""),
+        ([[["e", "uint8", [0]]], [], ["raw"], [[0, [0] * 65535, 0, 0, 0, 0, nothing]] * 30], b""),
+    ]
+    return [
+        *(sealed(encode(manifest), body) for manifest, body in manifests),
+        sealed(
+            b"\x94"
+            + encode(arrays)
+            + b"\x90"
+            + encode(["raw"])
+            + million
+            + encode([0, [0], 0, 1, 0, 0, nothing]) * 10**6
+        ),
+        sealed(b"\x94" + million + encode(["x", "uint8", [0]]) * 10**6 + b"\x90\x90\x90"),
+        sealed(bomb),
+        sealed(zeros_frame(64 << 20)),
+        sealed(b"\xdd\xff\xff\xff\xff" * 10),
+        b"FPB\x02" + bytes(64),
+    ]
+
+
+def attack(data: bytes) -> None:
+    try:
+        Bundle(data).read_all(1)
+    except FlowerpressError:
+        return
+    raise Wrong("accepted a crafted bundle")
+
+
+def memory(what: str) -> int:
+    """Return VmRSS or VmHWM, the peak, of this process in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(what)))
+
+
+def main() -> None:
+    mode, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    rng, results, wrong = random.Random(seed), Counter[str](), []
+    with tempfile.TemporaryDirectory() as folder:
+        targets = (Bundles(), Latents(Path(folder)))
+        attacks = crafted()
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        baseline = memory("VmRSS")
+        for data in attacks:
+            attack(data)
+        for number in range(count):
+            try:
+                results[getattr(targets[number % 2], mode)(rng)] += 1
+            except FlowerpressError:
+                results[REJECTED] += 1
+            except Exception as error:
+                wrong.append(f"{number}: {error!r}"[:300])
+    grown = memory("VmHWM") - baseline
+    print(json.dumps({**results, "wrong": len(wrong), "examples": wrong[:5], "grown-MB": grown / 1024}))
+
+
+if __name__ == "__main__":
+    main()
