@@ -38,5 +38,5 @@ def awkward() -> dict[str, np.ndarray]:
         "read-only": readonly,
         "unaligned": unaligned,
         "five axes": base.reshape(1, 2, 3, 2, 4),
-        "scalar": base[0, 0],
+        "scalar": np.asarray(base[0, 0]),
     }

@@ -368,7 +368,7 @@ def press(record: ArrayRecord, codec: CodecLike = "zstd") -> ArrayRecord:
     bundle = record.bundle if isinstance(record, LatentRecord) and _alike(record.codec, codec) else None
     pressed = ArrayRecord()
     if bundle is not None:
-        pressed[KEY] = _bundle_array(bytes(bundle.source.read(0, bundle.nbytes)))
+        pressed[KEY] = _bundle_array(bundle.to_bytes())
     elif latent:
         pressed[KEY] = _bundle_array(pack({key: _value(a) for key, a in latent.items()}, codec, keep_input=False))
     for key, array in record.items():

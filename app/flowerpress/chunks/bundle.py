@@ -139,6 +139,10 @@ class Bundle(Mapping[str, Host]):
         """Return what is known of an array without decoding it; KeyError if there is no such array."""
         return self.layout.specs[self._index[key]]
 
+    def to_bytes(self) -> bytes:
+        """Return the whole bundle; without a copy if it is in memory."""
+        return self.source.data if isinstance(self.source, Memory) else bytes(self.source.read(0, self.nbytes))
+
     @property
     def nbytes(self) -> int:
         """Bytes of the whole bundle."""

@@ -77,6 +77,7 @@ class PressGrid(Grid):
         self._down = codec if down is None else down
         self._timeout = timeout
         self._plain_nodes: set[int] = set()
+        self._marked_nodes: set[int] = set()
         self._sent: dict[str, _Sent] = {}
         self._dtypes = Dtypes()
         as_policy(self._down)
@@ -193,12 +194,16 @@ class PressGrid(Grid):
     def _is_plain(self, reply: Message) -> bool:
         """Tell whether a reply to a pressed message shows that its node does not run the mod; remember it."""
         sent = self._sent.get(reply.metadata.reply_to_message_id)
-        if sent is None or RECORD not in sent.wire.content or Mark.find(reply) is not None:
+        if sent is None or RECORD not in sent.wire.content:
             return False
-        if reply.has_error() and reply.error.code != RAISED:
-            return False  # Flower's own: the node was lost, or never got the message
-        _log.info("flowerpress: node %d does not run press_mod; it gets plain arrays", sent.metrics.node)
-        self._plain_nodes.add(sent.metrics.node)
+        node = sent.metrics.node
+        if Mark.find(reply) is not None:
+            self._marked_nodes.add(node)
+            return False
+        if reply.has_error() and (reply.error.code != RAISED or node in self._marked_nodes):
+            return False  # the node was lost, or its app has no function for such messages: mods are not asked then
+        _log.info("flowerpress: node %d does not run press_mod; it gets plain arrays", node)
+        self._plain_nodes.add(node)
         return True
 
     def _receive(self, reply: Message) -> tuple[Message, NodeMetrics]:
@@ -224,6 +229,7 @@ class PressGrid(Grid):
         """Return an error reply that names the node: for lost nodes Flower's own names the SuperLink."""
         if sent is not None:
             reply = Message(error, reply_to=sent.wire)
+        self._plain_nodes.discard(sender.node)  # it failed with plain arrays, too: that was not the reason
         reason = error.reason or f"error {error.code}"
         return reply, replace(sender, mark=mark, error=reason)
 

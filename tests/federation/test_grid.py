@@ -1,0 +1,380 @@
+"""PressGrid and press_mod over a grid that really deflates and inflates."""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import strategy
+
+from flowerpress import ConfigError, LatentArray, LatentRecord, PressGrid, Spec, parse, press_mod
+from flowerpress.federation.protocol import MARK, RECORD, VERSION, Mark
+from flowerpress.records import KEY, STYPE
+from tests.federation.apps import client, initial
+from tests.federation.local_grid import LocalGrid
+
+NODES = (71, 5, 930, 44)
+
+
+def grid_of(*, pressed: Any = True, **options: Any) -> LocalGrid:
+    flags = dict.fromkeys(NODES, pressed) if isinstance(pressed, bool) else pressed
+    return LocalGrid({node: client(pressed=flag) for node, flag in flags.items()}, **options)
+
+
+def messages(content: RecordDict, kind: str = "train", nodes: tuple[int, ...] = NODES) -> list[Message]:
+    return [Message(content, node, kind) for node in nodes]
+
+
+def content(**records: Any) -> RecordDict:
+    return RecordDict({"arrays": initial(), "config": ConfigRecord({"server-round": 4}), **records})
+
+
+def start(name: str, grid: Any, rounds: int = 3) -> Any:
+    cls = getattr(strategy, name)
+    return cls().start(grid=grid, initial_arrays=initial(), num_rounds=rounds)
+
+
+AVERAGING = [
+    "FedAvg",
+    "FedAvgM",
+    "FedProx",
+    "FedMedian",
+    "FedTrimmedAvg",
+    "Krum",
+    "MultiKrum",
+    "FedAdagrad",
+    "FedYogi",
+    "FedAdam",
+]
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+@pytest.mark.parametrize("codec", ["zstd", "raw", "zfp"])
+def test_a_strategy_gives_what_it_gives_on_stock_flower(name: str, codec: str) -> None:
+    stock = start(name, grid_of(pressed=False))
+    ours = start(name, PressGrid(grid_of(), codec))
+    for key, array in stock.arrays.items():
+        assert np.array_equal(ours.arrays[key].numpy(), array.numpy()), key
+        assert ours.arrays[key].dtype == array.dtype
+    assert ours.train_metrics_clientapp == stock.train_metrics_clientapp
+    assert ours.evaluate_metrics_clientapp == stock.evaluate_metrics_clientapp
+
+
+def test_messages_of_the_strategy_are_not_changed() -> None:
+    shared = content()
+    before = {key: id(record) for key, record in shared.items()}
+    sent = messages(shared)
+    PressGrid(grid_of()).send_and_receive(sent)
+    assert {key: id(record) for key, record in shared.items()} == before
+    assert shared["arrays"] == initial()
+    assert all(message.content is shared for message in sent)
+
+
+def test_a_model_for_many_nodes_is_coded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowerpress.federation import grid as module
+
+    calls = []
+    original = module.press
+    monkeypatch.setattr(module, "press", lambda *args: calls.append(1) or original(*args))
+    inner = grid_of()
+    PressGrid(inner).send_and_receive(messages(content()))
+    assert len(calls) == 1
+    assert len({id(m.content.array_records["arrays"]) for m in inner.sent}) == 1
+
+
+def test_what_travels_is_plain_flower() -> None:
+    inner = grid_of()
+    PressGrid(inner, "zfp").send_and_receive(messages(content()))
+    for message in inner.sent:
+        (array,) = message.content.array_records["arrays"].values()
+        assert (type(array), array.stype) == (Array, STYPE)
+        assert message.content[RECORD] == ConfigRecord({"version": VERSION, "codec": "* = zfp"})
+
+
+def test_replies_come_in_the_order_of_partitions_and_compressed() -> None:
+    replies = PressGrid(grid_of()).send_and_receive(messages(content()))
+    assert [reply.metadata.src_node_id for reply in replies] == list(NODES)
+    for reply in replies:
+        assert set(reply.content) == {"arrays", "metrics"}
+        assert type(reply.content["arrays"]) is LatentRecord
+        assert all(a.bundle.clock.seconds == 0 for a in reply.content["arrays"].values())
+
+
+def test_up_and_down_codecs() -> None:
+    inner = grid_of()
+    grid = PressGrid(inner, "zfp(tolerance=0.25)", down="raw")
+    (reply, *_) = grid.send_and_receive(messages(content()))
+    assert {str(p) for p in reply.content["arrays"].bundle.layout.pipelines} == {"raw", "zfp(tolerance=0.25)"}
+    (exchange,) = grid.exchanges
+    assert exchange.row()["down-bytes"] > exchange.row()["down-raw-bytes"] > exchange.row()["up-bytes"]
+
+
+def test_query_and_evaluate_and_any_number_of_records() -> None:
+    other = ArrayRecord([np.arange(5), np.ones((2, 2), np.float16)])
+    both = content(other=other, empty=ArrayRecord(), numbers=MetricRecord({"x": 1.5}))
+    for reply in PressGrid(grid_of()).send_and_receive(messages(both, "query")):
+        assert set(reply.content) == set(both)
+        assert all(reply.content[key] == record for key, record in both.items())
+    bare = RecordDict({"config": ConfigRecord({"a": 1})})
+    for reply in PressGrid(grid_of()).send_and_receive(messages(bare, "query")):
+        assert dict(reply.content.items()) == dict(bare.items())
+
+
+def test_nodes_without_the_mod_get_plain_arrays_in_the_same_round() -> None:
+    inner = grid_of(pressed={71: True, 5: False, 930: True, 44: False})
+    grid = PressGrid(inner)
+    stock = start("FedAvg", grid_of(pressed=False))
+    ours = start("FedAvg", grid)
+    totals = {key: np.abs(ours.arrays[key].numpy() - stock.arrays[key].numpy()).max() for key in stock.arrays}
+    assert max(totals.values()) < 1e-6  # the order of replies differs: plain nodes have no mark to sort by
+    sent = [(m.metadata.dst_node_id, RECORD in m.content) for m in inner.sent]
+    assert sent.count((5, True)) == sent.count((44, True)) == 1
+    assert sent.count((5, False)) == sent.count((44, False)) == 6
+    assert sent.count((71, False)) == 0
+    assert all(len(exchange.nodes) == 4 and exchange.row()["failures"] == 0 for exchange in grid.exchanges)
+
+
+def test_a_node_without_the_mod_that_does_not_read_arrays() -> None:
+    replies = PressGrid(grid_of(pressed=False)).send_and_receive(messages(content(), "query"))
+    assert len(replies) == 4
+    assert all(reply.content["arrays"] == initial() for reply in replies)
+
+
+def test_a_server_without_the_grid_gets_plain_replies() -> None:
+    for reply in grid_of().send_and_receive(messages(content())):
+        assert set(reply.content) == {"arrays", "metrics"}
+        assert {a.stype for a in reply.content["arrays"].values()} == {"numpy.ndarray"}
+
+
+def failing(error: Exception) -> ClientApp:
+    app = ClientApp(mods=[press_mod])
+
+    @app.train()
+    def train(message: Message, context: Any) -> Message:
+        raise error
+
+    return app
+
+
+def test_an_app_that_raises_is_an_error_reply_and_stays_pressed() -> None:
+    inner = LocalGrid({1: client(), 2: failing(RuntimeError("no data here")), 3: client()})
+    grid = PressGrid(inner)
+    replies = grid.send_and_receive(messages(content(), nodes=(1, 2, 3)))
+    (failed,) = [reply for reply in replies if reply.has_error()]
+    assert failed.metadata.src_node_id == 2
+    assert failed.error.reason == f"{MARK}RuntimeError: no data here"
+    assert len(inner.sent) == 3
+    assert grid.exchanges[0].row()["failures"] == 1
+    assert "no data here" in str(grid.exchanges[0].row())
+
+
+def test_error_replies_of_other_mods_keep_their_code() -> None:
+    def refuse(message: Message, context: Any, call_next: Any) -> Message:
+        return Message(Error(6, "not today"), reply_to=message)
+
+    app = ClientApp(mods=[press_mod, refuse])
+    app.train()(lambda message, context: message)
+    inner = LocalGrid({1: app})
+    (reply,) = PressGrid(inner).send_and_receive(messages(content(), nodes=(1,)))
+    assert (reply.error.code, reply.error.reason) == (6, f"{MARK}not today")
+
+
+def test_an_app_without_a_function_for_a_message() -> None:
+    """Flower raises before any mod is asked; that costs one message sent again, and not the compression."""
+    app = ClientApp(mods=[press_mod])
+    app.query()(lambda message, context: Message(message.content, reply_to=message))
+    inner = LocalGrid({1: app})
+    grid = PressGrid(inner)
+    for kind, sent, failures in (("train", 2, 1), ("query", 1, 0), ("train", 1, 1), ("query", 1, 0)):
+        inner.sent.clear()
+        (reply,) = grid.send_and_receive(messages(content(), kind, nodes=(1,)))
+        assert (len(inner.sent), reply.has_error()) == (sent, bool(failures))
+        assert RECORD in inner.sent[0].content
+
+
+def test_damaged_replies_cost_that_client_that_round() -> None:
+    def damage(node: int, reply: Message) -> Message:
+        if node == 5 and reply.has_content():
+            data = bytearray(reply.content["arrays"][KEY].data)
+            data[100] ^= 4
+            reply.content["arrays"][KEY] = Array("uint8", (len(data),), STYPE, bytes(data))
+        return reply
+
+    replies = PressGrid(grid_of(damage=damage)).send_and_receive(messages(content()))
+    (refused,) = [reply for reply in replies if reply.has_error()]
+    assert refused.metadata.src_node_id == 5
+    assert "refused: bundle: chunk" in refused.error.reason
+
+
+def test_damaged_messages_are_refused_by_the_client() -> None:
+    inner = grid_of()
+    grid = PressGrid(inner)
+    push = inner.push_messages
+
+    def damage(sent: Any) -> Any:
+        shared = sent[0].content["arrays"]
+        data = shared[KEY].data[:-1] + b"?"
+        shared[KEY] = Array("uint8", (len(data),), STYPE, data)
+        return push(sent)
+
+    inner.push_messages = damage  # type: ignore[method-assign]
+    for reply in grid.send_and_receive(messages(content())):
+        assert reply.error.reason.startswith(f"{MARK}ChunkError: bundle")
+
+
+def test_lost_nodes_are_named_and_not_taken_for_plain() -> None:
+    """Flower reports a lost node with the SuperLink's id."""
+
+    def lose(node: int, reply: Message) -> Message:
+        if node != 930:
+            return reply
+        lost = Message(Error(5, "Node Unavailable"), reply_to=reply)
+        lost.metadata.__dict__["_reply_to_message_id"] = reply.metadata.reply_to_message_id
+        lost.metadata.__dict__["_src_node_id"] = 1
+        return lost
+
+    inner = grid_of(damage=lose)
+    replies = PressGrid(inner).send_and_receive(messages(content()))
+    (lost,) = [reply for reply in replies if reply.has_error()]
+    assert lost.metadata.src_node_id == 930
+    assert len(inner.sent) == 4
+
+
+def test_timeout_returns_what_came() -> None:
+    grid = PressGrid(grid_of(damage=lambda node, reply: None if node == 44 else reply), timeout=0.3)
+    started = time.monotonic()
+    assert len(list(grid.send_and_receive(messages(content())))) == 3
+    assert len(list(grid.send_and_receive(messages(content()), timeout=0.1))) == 3
+    assert time.monotonic() - started < 5
+
+
+def test_push_and_pull() -> None:
+    grid = PressGrid(grid_of())
+    ids = list(grid.push_messages(messages(content())))
+    replies = list(grid.pull_messages(ids))
+    assert [reply.metadata.src_node_id for reply in replies] == list(NODES)
+    assert list(ids) == [reply.metadata.reply_to_message_id for reply in replies]
+    assert list(grid.pull_messages(ids)) == []
+    assert grid.send_and_receive([]) == []
+
+
+def test_dtypes_are_restored_before_sending() -> None:
+    inner = grid_of()
+    start("FedAdam", PressGrid(inner, "raw"), rounds=3)
+    for message in inner.sent:
+        specs = [LatentRecord.of(_bundle(message)).values()]
+        assert [a.dtype for a in specs[0]] == ["float32", "float32", "int64"]
+
+
+def _bundle(message: Message) -> Any:
+    from flowerpress import Bundle
+
+    return Bundle(message.content.array_records["arrays"][KEY].data)
+
+
+def test_bfloat16_is_narrowed_again() -> None:
+    import ml_dtypes
+
+    inner = grid_of()
+    grid = PressGrid(inner)
+    record = LatentRecord()
+    record["w"] = LatentArray(np.linspace(0, 1, 50).astype(ml_dtypes.bfloat16))
+    for arrays in (record, ArrayRecord({"w": Array(np.linspace(0, 1, 50, dtype=np.float32))})):
+        grid.send_and_receive(messages(RecordDict({"arrays": arrays}), "query"))
+        assert _bundle(inner.sent[-1]).spec("w") == Spec("w", "bfloat16", (50,))
+
+
+def test_a_dtype_that_is_no_promotion_is_kept() -> None:
+    inner = grid_of()
+    grid = PressGrid(inner)
+    for x in (np.ones(3, np.float32), np.ones(3, np.int64), np.ones(3, np.float16)):
+        grid.send_and_receive(messages(RecordDict({"arrays": ArrayRecord([x])}), "query"))
+        assert _bundle(inner.sent[-1]).spec("0").dtype == x.dtype.name
+
+
+def test_metrics() -> None:
+    grid = PressGrid(grid_of())
+    start("FedAvg", grid, rounds=2)
+    assert [(e.message_type, e.server_round) for e in grid.exchanges] == [
+        ("train", 1),
+        ("evaluate", 1),
+        ("train", 2),
+        ("evaluate", 2),
+    ]
+    row = grid.exchanges[0].row()
+    raw = (40 * 30 + 30) * 4 + 8
+    assert row["down-raw-bytes"] == row["up-raw-bytes"] == 4 * raw
+    assert 0 < row["down-bytes"] < 4 * raw
+    assert row["decode-seconds"] > 0
+    assert row["encode-seconds"] > 0
+    assert [node["partition"] for node in row["nodes"]] == [0, 1, 2, 3]
+    assert [node["node"] for node in row["nodes"]] == list(NODES)
+
+
+def test_versions_must_agree() -> None:
+    inner = grid_of()
+    push = inner.push_messages
+
+    def newer(sent: Any) -> Any:
+        for message in sent:
+            message.content[RECORD] = ConfigRecord({"version": 9, "codec": "zstd"})
+        return push(sent)
+
+    inner.push_messages = newer  # type: ignore[method-assign]
+    for reply in PressGrid(inner).send_and_receive(messages(content())):
+        assert reply.error.reason == f"{MARK}this node speaks protocol 1, the server 9; upgrade one"
+
+
+def test_codecs_that_a_node_does_not_know() -> None:
+    inner = grid_of()
+    push = inner.push_messages
+
+    def exotic(sent: Any) -> Any:
+        for message in sent:
+            message.content[RECORD] = ConfigRecord({"version": 1, "codec": "exotic"})
+        return push(sent)
+
+    inner.push_messages = exotic  # type: ignore[method-assign]
+    for reply in PressGrid(inner).send_and_receive(messages(content())):
+        assert "no codec is called 'exotic'" in reply.error.reason
+
+
+def test_marks_from_a_peer_are_not_believed() -> None:
+    app = client()
+    reply = Message(
+        RecordDict({RECORD: ConfigRecord({"version": 1, "partition-id": "x", "raw-bytes": [1, 2]})}), 1, "train"
+    )
+    assert Mark.find(reply) == Mark(-1, -1, -1.0, -1.0)
+    reply.content[RECORD] = ConfigRecord({"version": "one"})
+    assert Mark.find(reply) is None
+    assert app is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"codec": "nothing"}, "no codec is called"),
+        ({"down": "nothing"}, "no codec is called"),
+        ({"timeout": 0}, "timeout above 0"),
+        ({"codec": lambda spec: parse("raw")}, "travels to the clients as text"),
+    ],
+)
+def test_mistakes_show_when_the_grid_is_made(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        PressGrid(grid_of(), **options)
+
+
+def test_the_reserved_name() -> None:
+    with pytest.raises(ConfigError, match="reserved"):
+        PressGrid(grid_of()).send_and_receive(messages(content(**{RECORD: ConfigRecord()})))
+
+
+def test_the_rest_of_the_grid_is_the_inner_ones() -> None:
+    grid = PressGrid(grid_of())
+    grid.set_run("a run")  # type: ignore[arg-type]
+    assert grid.run == "a run"
+    assert list(grid.get_node_ids()) == list(NODES)
+    assert [node.node_id for node in grid.get_nodes()] == list(NODES)
+    assert grid.create_message(content(), "train", 5, "1").metadata.dst_node_id == 5
