@@ -1,0 +1,66 @@
+"""What a run leaves behind, and what happens when all clients fail."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord
+
+from flowerpress import Bundle, ConfigError, RunError
+from flowerpress.apps import report
+from flowerpress.apps.config import Config
+from flowerpress.apps.results import Results, read_rounds
+from flowerpress.federation.metrics import Exchange, NodeMetrics
+from flowerpress.federation.protocol import Mark
+from tests.apps.test_config import DEFAULTS
+
+
+def config(folder: Path | str) -> Config:
+    return Config.read({**DEFAULTS, "output-dir": str(folder)})
+
+
+def exchange(error: str = "") -> Exchange:
+    node = NodeMetrics(7, Mark(0, 4000, 0.5, 0.25), 1000, 4000, up_bytes=0 if error else 500, error=error)
+    return Exchange("train", 1, [node], encode_seconds=0.5)
+
+
+def test_a_run_is_written_round_by_round(tmp_path: Path) -> None:
+    folder, exchanges = tmp_path / "run", list[Exchange]()
+    results = Results(config(folder), exchanges)
+    results.add_round(0, 2.3, 0.1)
+    exchanges.append(exchange())
+    results.add_round(1, 1.5, 0.7)
+    model = ArrayRecord()
+    model["w"] = Array(np.ones(5, np.float32))
+    results.finish(model)
+    rows = read_rounds(folder)
+    assert [row["accuracy"] for row in rows] == [0.1, 0.7]
+    assert [row["down-bytes"] for row in rows] == [0, 1000]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["accuracy"], summary["up-bytes"], summary["encode-seconds"]) == (0.7, 500, 1.0)
+    assert Bundle.open(folder / "model.fpb")["w"].sum() == 5
+    assert report.line(rows[1]) == (
+        "round 1: accuracy 70.00%, loss 1.5000, sent 0.00 MB for 0.01 MB (down 4.00x, up 8.00x)"
+    )
+    assert report.plot(folder).read_bytes().startswith(b"\x89PNG")
+    assert report.table(folder).row_count == 3
+
+
+def test_a_half_written_line_is_left_for_later(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"round": 0}\n{"rou')
+    assert read_rounds(tmp_path) == [{"round": 0}]
+
+
+def test_a_round_in_which_all_clients_failed_ends_the_run() -> None:
+    results = Results(config(""), [exchange("out of memory"), exchange("out of memory")])
+    with pytest.raises(RunError, match="no usable train reply; node 7: out of memory"):
+        results.add_round(1, 1.0, 0.1)
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    for read in (read_rounds, report.summary_of, report.plot, report.table):
+        with pytest.raises(ConfigError, match="expected the results of a"):
+            read(tmp_path)
+    with pytest.raises(ConfigError, match="absolute path"):
+        Results(config("relative"), [])

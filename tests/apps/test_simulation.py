@@ -1,0 +1,119 @@
+"""The app in Flower's real simulation engine: exact, reported, and failing loudly."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flowerpress import Bundle
+from flowerpress.apps import launch, report
+from flowerpress.apps.superlink import program
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.simulation
+
+CLIENT = '''
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from flwr.clientapp import ClientApp
+from flowerpress.apps import client_app
+from flowerpress.federation.mod import press_mod
+
+def add_partition(message, context, call_next):
+    """Let the server sort replies, which stock Flower hands on in the order of a set."""
+    reply = call_next(message, context)
+    reply.content["metrics"]["partition"] = float(context.node_config["partition-id"])
+    return reply
+
+app = ClientApp(mods=[*HOOKS, add_partition])
+app.train()(client_app.train)
+app.evaluate()(client_app.evaluate)
+'''
+SERVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from flwr.serverapp import strategy
+
+class Ordered(strategy.FedAvg):
+    def aggregate_train(self, server_round, replies):
+        return super().aggregate_train(server_round, sorted(replies, key=lambda r: r.content["metrics"]["partition"]))
+
+strategy.Ordered = Ordered
+from flowerpress.apps.server_app import app as _app
+app = _app
+"""
+
+
+def app_in(folder: Path, *, hooks: str) -> Path:
+    """Write the project's own app with the same order of replies everywhere, with the hooks or without them."""
+    shutil.copytree(ROOT / "app", folder / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / "app/client.py").write_text(CLIENT.replace("HOOKS", hooks))
+    (folder / "app/server.py").write_text(SERVER)
+    return folder
+
+
+CONFIG = "strategy='Ordered' num-server-rounds=2 torch-threads=1 fraction-evaluate=1.0"
+
+
+def test_the_lossless_default_gives_the_model_of_stock_flower(tmp_path: Path) -> None:
+    models, rows = [], list[dict[str, Any]]()
+    for name, hooks, codec in (("stock", "[]", ""), ("pressed", "[press_mod]", "zstd")):
+        folder = tmp_path / name / "results"
+        app = app_in(tmp_path / name, hooks=hooks)
+        launch.simulate(app, folder, clients=4, run_config=f"{CONFIG} codec='{codec}'", on_round=rows.append)
+        models.append(Bundle.open(folder / "model.fpb").read_all())
+    stock, pressed = models
+    assert list(stock) == list(pressed)
+    for key, x in stock.items():
+        assert pressed[key].dtype == x.dtype
+        assert pressed[key].tobytes() == x.tobytes(), key
+    assert stock["norm1.num_batches_tracked"].dtype == np.int64
+    assert stock["norm1.num_batches_tracked"] > 0
+    by_stock, by_press = rows[:3], rows[3:]
+    assert [row["accuracy"] for row in by_stock] == [row["accuracy"] for row in by_press]
+    assert by_stock[-1]["down-bytes"] == 0
+    assert 0 < by_press[-1]["up-bytes"] < by_press[-1]["up-raw-bytes"]
+    assert {e["type"] for e in by_press[-1]["exchanges"]} == {"train", "evaluate"}
+
+
+def flowerpress(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([program("flowerpress"), *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_runs_and_reports(tmp_path: Path) -> None:
+    arguments = ["run", str(ROOT), "--clients", "3", "--format", "json"]
+    done = flowerpress(*arguments, "-c", "num-server-rounds=2", "-c", "codec='zfp(tolerance=0.001)'", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    folder = Path(summary["folder"])
+    assert folder.parent == tmp_path / "runs"
+    for name in ("metrics.jsonl", "summary.json", "model.fpb", "plot.png", "app.log", "superlink.log"):
+        assert (folder / name).stat().st_size > 0, name
+    assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert summary["codec"] == "zfp(tolerance=0.001)"
+    assert summary["up-raw-bytes"] > 1.5 * summary["up-bytes"]
+    assert report.summary_of(folder)["rounds"] == 2
+    shown = flowerpress("plot", str(folder), cwd=tmp_path)
+    assert shown.returncode == 0
+    assert "accuracy" in shown.stdout
+    listed = flowerpress("inspect", str(folder / "model.fpb"), "--format", "json", cwd=tmp_path)
+    assert [a["key"] for a in json.loads(listed.stdout)["arrays"]] == list(Bundle.open(folder / "model.fpb"))
+
+
+def test_a_failed_run_exits_with_1_and_says_why(tmp_path: Path) -> None:
+    done = flowerpress("run", str(ROOT), "--clients", "2", "-c", "strategy='Nothing'", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "expected a strategy among" in done.stderr
+    assert "finished:failed" in done.stderr
+    processes = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in processes
+    assert sys.executable

@@ -1,0 +1,41 @@
+"""A SuperLink of one's own: it is ours that answers, and nothing is left of it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from flowerpress import RunError
+from flowerpress.apps import superlink as module
+from flowerpress.apps.superlink import SuperLink, descendants
+
+
+def test_it_starts_answers_and_stops(tmp_path: Path) -> None:
+    with SuperLink(simulation=True, log=tmp_path / "log") as superlink:
+        assert superlink.flwr("ls", "own")["runs"] == []
+        assert superlink.env["FLWR_TELEMETRY_ENABLED"] == "0"
+        process, home = superlink._process, superlink.home
+        assert process is not None
+        family = [process.pid, *descendants(process.pid)]
+        assert len(family) > 1
+        with pytest.raises(RunError, match="flwr run failed"):
+            superlink.submit(tmp_path, "")
+    assert not any(map(module._alive, family))
+    assert not home.exists()
+
+
+def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
+    with SuperLink(simulation=True, log=tmp_path / "one") as first:
+        second = SuperLink(simulation=True, log=tmp_path / "two")
+        second.address = first.address
+        with pytest.raises(RunError, match="did not start"):
+            second.__enter__()
+        assert not second.home.exists()
+
+
+def test_descendants() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert child.pid in descendants(os.getpid())
+        module.end_processes([])
+        child.kill()
