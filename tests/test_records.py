@@ -16,7 +16,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from flowerpress import ChunkError, ConfigError, LatentArray, LatentRecord, press, unpress
-from flowerpress.records import KEY, STYPE
+from flowerpress.wire import KEY, PRESSED
 from tests.arrays import awkward, of_dtype
 
 RNG = np.random.default_rng(9)
@@ -400,7 +400,7 @@ class TestPress:
         pressed = press(LatentRecord(state_dict()))
         assert type(pressed) is ArrayRecord
         (array,) = pressed.values()
-        assert (array.dtype, array.shape, array.stype) == ("uint8", (len(array.data),), STYPE)
+        assert (array.dtype, array.shape, array.stype) == ("uint8", (len(array.data),), PRESSED)
         assert type(array) is Array
         with pytest.raises(TypeError, match="Unsupported serialization type"):
             array.numpy()
@@ -449,10 +449,10 @@ class TestPress:
         data = bytearray(press(LatentRecord([RNG.standard_normal(1000)]))[KEY].data)
         data[200] ^= 1
         damaged = ArrayRecord()
-        damaged[KEY] = Array("uint8", (len(data),), STYPE, bytes(data))
+        damaged[KEY] = Array("uint8", (len(data),), PRESSED, bytes(data))
         with pytest.raises(ChunkError, match="damaged"):
             unpress(damaged)
-        damaged[KEY] = Array("uint8", (3,), STYPE, bytes(data))
+        damaged[KEY] = Array("uint8", (3,), PRESSED, bytes(data))
         with pytest.raises(ChunkError, match="expected uint8"):
             unpress(damaged)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from flowerpress.federation.mod import press_mod as press_mod
     from flowerpress.records import LatentArray as LatentArray
     from flowerpress.records import LatentRecord as LatentRecord
-    from flowerpress.records import press as press
-    from flowerpress.records import unpress as unpress
+    from flowerpress.wire import press as press
+    from flowerpress.wire import unpress as unpress
 
 _HOMES = {
     "Bundle": "chunks.bundle",
@@ -44,9 +44,9 @@ _HOMES = {
     "Spec": "codecs.base",
     "pack": "chunks.pack",
     "parse": "codecs.text",
-    "press": "records",
+    "press": "wire",
     "press_mod": "federation.mod",
-    "unpress": "records",
+    "unpress": "wire",
 }
 __all__ = list(_HOMES)
 

@@ -2,7 +2,7 @@
 
 import io
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib import format as npy
@@ -10,7 +10,16 @@ from numpy.lib import format as npy
 from flowerpress.codecs.dtypes import Host, numpy_dtype
 from flowerpress.errors import ChunkError, ConfigError
 
+STYPE = "numpy.ndarray"
 _MOST_HEADER = 4096
+
+
+class Plain(Protocol):
+    """What Flower's Array is made of."""
+
+    shape: tuple[int, ...]
+    stype: str
+    data: bytes
 
 
 def from_npy(data: bytes) -> Host:
@@ -32,3 +41,13 @@ def from_npy(data: bytes) -> Host:
         raise ChunkError(f"array data: expected {expected} bytes for {dtype}{list(shape)}, found {len(data)}")
     flat = np.frombuffer(data, dtype, offset=stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def plain_numpy(array: Plain) -> Host:
+    """Return the values of one of Flower's own Arrays, read-only and without a copy; ChunkError if it is damaged."""
+    if array.stype != STYPE:
+        raise ConfigError(f"array: expected the stype {STYPE!r}, found {array.stype!r}")
+    x = from_npy(array.data)
+    if x.shape != tuple(array.shape):
+        raise ChunkError(f"array: expected the shape {list(array.shape)} in its data, found {list(x.shape)}")
+    return x

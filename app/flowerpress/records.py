@@ -2,10 +2,9 @@
 
 ::
 
-    LatentRecord(state_dict) ──► one bundle in memory ──► press(record): one Array(stype="flowerpress.bundle")
-         ▲                            │                              │ the wire
-         │                            ▼                              ▼
-    LatentArray: (bundle, key) ── .numpy() decodes ──── unpress(record): LatentRecord over the bytes received
+    LatentRecord(state_dict) ──► one bundle ◄── LatentArray: (bundle, key)
+                                     │
+                                     └── .numpy(), .torch(), to_*(): decoded anew, one array at a time
 
 Whatever stock Flower asks of such a record, it answers as the ordinary record of the decoded arrays would: object ids,
 children, equality and the deflated form are those. bfloat16 and float8, which stock Flower cannot carry, are float32
@@ -24,18 +23,15 @@ from flwr.app import Array, ArrayRecord
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.chunks.pack import pack
 from flowerpress.codecs.base import Pipeline, Spec
-from flowerpress.codecs.dtypes import ArrayLike, Host, is_torch, to_tensor
+from flowerpress.codecs.dtypes import Host, is_torch, to_tensor
 from flowerpress.codecs.policy import as_policy
-from flowerpress.errors import ChunkError, ConfigError
-from flowerpress.npy import from_npy
+from flowerpress.errors import ConfigError
+from flowerpress.npy import STYPE, plain_numpy
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch import device as Device
 
-STYPE = "flowerpress.bundle"
-KEY = "flowerpress.bundle"
-_NUMPY = "numpy.ndarray"
 CodecLike: TypeAlias = str | Pipeline | Callable[[Spec], Pipeline]
 
 
@@ -101,7 +97,7 @@ class LatentArray(Array):
     def _hold(self, bundle: Bundle, key: str) -> None:
         spec = bundle.spec(key)
         # past Flower's __setattr__, which would mark the array as changed
-        self.__dict__.update(_bundle=bundle, _key=key, dtype=spec.dtype, shape=spec.shape, stype=_NUMPY)
+        self.__dict__.update(_bundle=bundle, _key=key, dtype=spec.dtype, shape=spec.shape, stype=STYPE)
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
@@ -110,11 +106,11 @@ class LatentArray(Array):
 
     def numpy(self) -> Host:
         """Decode: a new, writable array. bfloat16 and float8 come back as float32, which holds them exactly."""
-        return _in_numpy(self._decode())
+        return _in_numpy(self.decode())
 
     def torch(self, device: str | Device | None = None) -> Tensor:
         """Decode to a tensor of the true dtype, on ``device`` (the CPU by default)."""
-        tensor = to_tensor(self._decode())
+        tensor = to_tensor(self.decode())
         return tensor if device is None else tensor.to(device)
 
     def plain(self) -> Array:
@@ -179,7 +175,8 @@ class LatentArray(Array):
         """Key, true dtype and shape of the array in its bundle."""
         return self.bundle.spec(self.__dict__["_key"])
 
-    def _decode(self) -> Host:
+    def decode(self) -> Host:
+        """Decode: a new, writable array of the true dtype, as ml_dtypes has it where numpy has none."""
         return self.bundle[self.__dict__["_key"]]
 
 
@@ -323,7 +320,7 @@ class LatentRecord(ArrayRecord):
         return cast("CodecLike", self.__dict__["codec"])
 
     def __setitem__(self, key: str, value: Array) -> None:
-        if type(value) is Array and value.stype == _NUMPY:
+        if type(value) is Array and value.stype == STYPE:
             value = LatentArray(plain_numpy(value), codec=self.codec)
         super().__setitem__(key, value)
 
@@ -335,7 +332,7 @@ class LatentRecord(ArrayRecord):
     def _fill_arrays(self, arrays: MutableMapping[str, Array], keep_input: bool) -> None:
         """Compress the plain ones together; take the compressed and the custom ones as they are."""
         keys = list(arrays)
-        plain = {key: plain_numpy(a) for key, a in arrays.items() if type(a) is Array and a.stype == _NUMPY}
+        plain = {key: plain_numpy(a) for key, a in arrays.items() if type(a) is Array and a.stype == STYPE}
         kept = {key: a for key, a in arrays.items() if key not in plain}
         if not keep_input:
             arrays.clear()
@@ -354,76 +351,9 @@ class LatentRecord(ArrayRecord):
             raise
 
 
-def press(record: ArrayRecord, codec: CodecLike = "zstd") -> ArrayRecord:
-    """Return the record as it travels: plain Flower, with one Array of stype ``"flowerpress.bundle"`` for all arrays.
-
-    A LatentRecord that was compressed with the same codec is not compressed again. Arrays whose stype is not Flower's
-    own travel beside the bundle as they are; an empty record is returned empty.
-
-    >>> record = press(LatentRecord([np.zeros(3)]))
-    >>> [(a.dtype, a.stype) for a in record.values()]
-    [('uint8', 'flowerpress.bundle')]
-    """
-    latent = {key: a for key, a in record.items() if a.stype == _NUMPY}
-    bundle = record.bundle if isinstance(record, LatentRecord) and _alike(record.codec, codec) else None
-    pressed = ArrayRecord()
-    if bundle is not None:
-        pressed[KEY] = _bundle_array(bundle.to_bytes())
-    elif latent:
-        pressed[KEY] = _bundle_array(pack({key: _value(a) for key, a in latent.items()}, codec, keep_input=False))
-    for key, array in record.items():
-        if key not in latent:
-            if key == KEY:
-                raise ConfigError(f"press: the key {KEY!r} is reserved; is the record pressed already?")
-            pressed[key] = array
-    return pressed
-
-
-def unpress(record: ArrayRecord) -> ArrayRecord:
-    """Return the record that was pressed, compressed still; a record that was not pressed is returned as it is.
-
-    Raises ChunkError if the bundle is damaged, which includes its chunks; what is decoded later is only checked then.
-    """
-    pressed = record.get(KEY)
-    if pressed is None or pressed.stype != STYPE:
-        return record
-    if tuple(pressed.shape) != (len(pressed.data),) or pressed.dtype != "uint8":
-        raise ChunkError(f"bundle: expected uint8[{len(pressed.data)}], found {pressed.dtype}{list(pressed.shape)}")
-    bundle = Bundle(pressed.data)
-    bundle.verify()
-    latent = LatentRecord.of(bundle)
-    for key, array in record.items():
-        if key != KEY:
-            latent[key] = array
-    return latent
-
-
-def plain_numpy(array: Array) -> Host:
-    """Return the values of one of Flower's own Arrays, read-only and without a copy; ChunkError if it is damaged."""
-    if array.stype != _NUMPY:
-        raise ConfigError(f"array: expected the stype {_NUMPY!r}, found {array.stype!r}")
-    x = from_npy(array.data)
-    if x.shape != tuple(array.shape):
-        raise ChunkError(f"array: expected the shape {list(array.shape)} in its data, found {list(x.shape)}")
-    return x
-
-
-def _bundle_array(data: bytes) -> Array:
-    return Array("uint8", (len(data),), STYPE, data)
-
-
-def _value(array: Array) -> ArrayLike:
-    """Return what an array holds in its true dtype."""
-    return array._decode() if isinstance(array, LatentArray) else plain_numpy(array)
-
-
 def _in_numpy(x: Host) -> Host:
     """Widen what numpy itself does not know: bfloat16 and float8."""
     return x if x.dtype.isbuiltin == 1 else x.astype(np.float32)
-
-
-def _alike(a: CodecLike, b: CodecLike) -> bool:
-    return a is b or str(as_policy(a)) == str(as_policy(b))
 
 
 def _tuple(value: object) -> Any:  # noqa: ANN401 - as in Flower's Array

@@ -11,7 +11,7 @@ from flwr.serverapp import strategy
 
 from flowerpress import ConfigError, LatentArray, LatentRecord, PressGrid, Spec, parse, press_mod
 from flowerpress.federation.protocol import MARK, RECORD, VERSION, Mark
-from flowerpress.records import KEY, STYPE
+from flowerpress.wire import KEY, PRESSED
 from tests.federation.apps import client, initial
 from tests.federation.local_grid import LocalGrid
 
@@ -89,7 +89,7 @@ def test_what_travels_is_plain_flower() -> None:
     PressGrid(inner, "zfp").send_and_receive(messages(content()))
     for message in inner.sent:
         (array,) = message.content.array_records["arrays"].values()
-        assert (type(array), array.stype) == (Array, STYPE)
+        assert (type(array), array.stype) == (Array, PRESSED)
         assert message.content[RECORD] == ConfigRecord({"version": VERSION, "codec": "* = zfp"})
 
 
@@ -199,7 +199,7 @@ def test_damaged_replies_cost_that_client_that_round() -> None:
         if node == 5 and reply.has_content():
             data = bytearray(reply.content["arrays"][KEY].data)
             data[100] ^= 4
-            reply.content["arrays"][KEY] = Array("uint8", (len(data),), STYPE, bytes(data))
+            reply.content["arrays"][KEY] = Array("uint8", (len(data),), PRESSED, bytes(data))
         return reply
 
     replies = PressGrid(grid_of(damage=damage)).send_and_receive(messages(content()))
@@ -216,7 +216,7 @@ def test_damaged_messages_are_refused_by_the_client() -> None:
     def damage(sent: Any) -> Any:
         shared = sent[0].content["arrays"]
         data = shared[KEY].data[:-1] + b"?"
-        shared[KEY] = Array("uint8", (len(data),), STYPE, data)
+        shared[KEY] = Array("uint8", (len(data),), PRESSED, data)
         return push(sent)
 
     inner.push_messages = damage  # type: ignore[method-assign]

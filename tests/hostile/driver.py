@@ -22,7 +22,7 @@ from flowerpress.chunks.bundle import Bundle
 from flowerpress.chunks.latent import LatentChunks
 from flowerpress.chunks.pack import HEAD, TAIL, pack, tail
 from flowerpress.errors import FlowerpressError
-from flowerpress.records import KEY, STYPE, unpress
+from flowerpress.wire import KEY, PRESSED, unpress
 from tests.hostile.mutations import mutate
 
 CODECS = ("zstd", "raw", "zfp", "zfp(tolerance=0.01)", "planes", "zstd(level=9)", "a*:float32 = zfp; * = zstd")
@@ -77,8 +77,8 @@ class Bundles:
         if rng.random() < 0.5:
             return check(Bundle(data).read_all(1), self.expected[i], exact=True)
         record = ArrayRecord()
-        record[KEY] = Array("uint8", (len(data),), STYPE, data)
-        return check({k: a._decode() for k, a in unpress(record).items()}, self.expected[i], exact=True)  # type: ignore[attr-defined]
+        record[KEY] = Array("uint8", (len(data),), PRESSED, data)
+        return check({k: a.decode() for k, a in unpress(record).items()}, self.expected[i], exact=True)  # type: ignore[attr-defined]
 
     def forged(self, rng: random.Random) -> str:
         i = rng.randrange(len(self.seeds))

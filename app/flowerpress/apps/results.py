@@ -16,7 +16,7 @@ from flowerpress.apps.config import Config
 from flowerpress.chunks.pack import save
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.metrics import Exchange
-from flowerpress.records import KEY, press
+from flowerpress.wire import KEY, press
 
 _SUMS = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes", "encode-seconds", "decode-seconds", "failures")
 

@@ -18,7 +18,8 @@ from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.federation.metrics import Exchange, NodeMetrics, clocks, raw_bytes, wire_bytes
 from flowerpress.federation.protocol import MARK, RAISED, RECORD, Mark, Offer, without_record
 from flowerpress.federation.restore import Dtypes
-from flowerpress.records import CodecLike, press, unpress
+from flowerpress.records import CodecLike
+from flowerpress.wire import press, unpress
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo

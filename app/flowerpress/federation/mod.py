@@ -23,7 +23,7 @@ from flowerpress.federation.protocol import (
     partition_of,
     without_record,
 )
-from flowerpress.records import press, unpress
+from flowerpress.wire import press, unpress
 
 _log = logging.getLogger("flwr")
 

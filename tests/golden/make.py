@@ -1,0 +1,62 @@
+"""Writes the golden files of this version: ``python -m tests.golden.make``. Files that are there are never changed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from flowerpress import LatentChunks, pack
+
+HERE = Path(__file__).parent
+BUNDLES = {
+    "bundle-1-zstd": "zstd",
+    "bundle-1-zstd-level": "zstd(level=9)",
+    "bundle-1-raw": "raw",
+    "bundle-1-planes": "planes",
+    "bundle-1-zfp": "zfp",
+    "bundle-1-zfp-tolerance": "zfp(tolerance=0.01)",
+    "bundle-1-policy": "half*:float16 = raw; *.bias = zfp; * = zstd",
+}
+
+
+def arrays() -> dict[str, np.ndarray]:
+    """Return arrays by formula: they must not depend on a random generator's version."""
+    ramp = np.arange(600, dtype=np.float64)
+    wave = np.sin(ramp * 0.7) * np.exp(-ramp / 300)
+    return {
+        "layer.weight": wave.reshape(20, 30).astype(np.float32),
+        "layer.bias": wave[:20].astype(np.float32),
+        "half.weight": wave[:60].reshape(3, 4, 5).astype(np.float16),
+        "brain": wave[:33].astype(ml_dtypes.bfloat16),
+        "tiny": wave[:9].astype(ml_dtypes.float8_e4m3fn),
+        "double": wave[:21],
+        "count": np.array(123456789),
+        "mask": wave[:50] > 0,
+        "complex": (wave[:10] + 1j * wave[10:20]).astype(np.complex64),
+        "special": np.array([np.nan, np.inf, -np.inf, -0.0, 1e-40], np.float32),
+        "empty": np.zeros((0, 3), np.float32),
+        "copy": wave.reshape(20, 30).astype(np.float32),
+    }
+
+
+def main() -> None:
+    for name, codec in BUNDLES.items():
+        _write(HERE / f"{name}.fpb", pack(arrays(), codec))
+    for half in (True, False):
+        records: list[dict[str, Any]] = []
+        latent = {"z": arrays()["layer.weight"].reshape(1, 4, 10, 15)}
+        (chunk,) = LatentChunks().latent_packer(latent, 0, records, convert_float16=half)
+        name = f"latn-f{16 if half else 32}"
+        _write(HERE / f"{name}.bin", chunk)
+        _write(HERE / f"{name}.json", json.dumps(records, indent=1).encode() + b"\n")
+
+
+def _write(path: Path, data: bytes) -> None:
+    if not path.exists():
+        path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The house rules that a machine can check."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flowerpress
+
+PACKAGE = Path(__file__).parents[1] / "app" / "flowerpress"
+LAYERS = ["errors", "codecs", "chunks", "npy", "records", "wire", "arrays", "federation", "apps", "cli"]
+OWNERS = {
+    "flwr": {"records", "wire", "federation", "apps"},
+    "zarr": {"arrays"},
+    "h5py": {"extraction"},
+    "obstore": {"extraction"},
+    "zfpy": {"codecs"},
+    "zstandard": {"codecs", "chunks"},
+    "sklearn": {"apps"},
+    "datasets": {"apps"},
+    "matplotlib": {"apps"},
+    "typer": {"cli"},
+}
+FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, top: bool = False) -> list[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top else list(ast.walk(tree))
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    here = LAYERS.index(layer(path))
+    for name in imports(path):
+        if name.startswith("flowerpress."):
+            assert LAYERS.index(name.split(".")[1]) <= here, name
+        elif (library := name.split(".")[0]) in OWNERS:
+            assert layer(path) in OWNERS[library], name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_torch_is_imported_when_first_used(path: Path) -> None:
+    if path.name != "classify.py":
+        assert "torch" not in {name.split(".")[0] for name in imports(path, top=True)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_are_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+    assert "pickle" not in imports(path)
+
+
+def test_at_most_20_public_names_and_all_are_there() -> None:
+    assert len(flowerpress.__all__) <= 20
+    for name in flowerpress.__all__:
+        assert getattr(flowerpress, name).__doc__, name
+    with pytest.raises(AttributeError):
+        flowerpress.nothing  # noqa: B018
+
+
+def test_nothing_happens_on_import() -> None:
+    code = "import sys, flowerpress; print([m for m in ('numpy', 'flwr', 'torch', 'zfpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_public_hooks_do_not_import_torch() -> None:
+    code = "import sys; from flowerpress import PressGrid, press_mod, LatentRecord; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
