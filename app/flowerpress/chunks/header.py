@@ -8,6 +8,7 @@
 """
 
 import struct
+from functools import lru_cache
 
 import zstandard
 
@@ -21,6 +22,7 @@ OWN = b"FPB\0"
 SIZE = 12
 _STRUCT = struct.Struct("<4s4sI")
 _MOST_BYTES = (1 << 32) - 1
+_MOST_FRAME = 64
 
 
 def pack_header(flags: bytes, nbytes: int) -> bytes:
@@ -30,6 +32,7 @@ def pack_header(flags: bytes, nbytes: int) -> bytes:
     return _STRUCT.pack(TYPE, flags, nbytes)
 
 
+@lru_cache(maxsize=1024)  # making a compressor costs as much as coding 2 KB with zfp
 def press_header(flags: bytes, nbytes: int) -> bytes:
     """Return the same header as the zstd frame that begins a compressed chunk."""
     return zstandard.ZstdCompressor(level=3).compress(pack_header(flags, nbytes))
@@ -47,6 +50,13 @@ def parse_header(header: Buffer) -> tuple[bytes, int]:
 
 def unpress_header(frame: Buffer) -> tuple[bytes, int]:
     """Return (flags, uncompressed bytes) from a zstd frame; LatentError if it does not hold a header."""
+    if len(frame) > _MOST_FRAME:
+        raise LatentError(f"LATN header: expected a zstd frame of at most {_MOST_FRAME} bytes, found {len(frame)}")
+    return _unpress_header(bytes(frame))
+
+
+@lru_cache(maxsize=1024)
+def _unpress_header(frame: bytes) -> tuple[bytes, int]:
     try:
         return parse_header(decompress(frame, SIZE, checksum=False))
     except LatentError:

@@ -105,10 +105,7 @@ class LatentChunks:
         self.latent_dtype_validator(data)
         if data.size == 0:
             raise LatentError(f"LATN chunk: expected at least one element, found shape {data.shape}")
-        stored = _stored(data, self.dtype_from_flags(chunk_flags))
-        header = press_header(_FLAGS[stored.dtype.name], stored.nbytes)
-        values = zfp.compress(stored, tolerance or None)
-        return {"chunk": header + values, "len_header": len(header), "len_data": len(values)}
+        return _compressed(_stored(data, self.dtype_from_flags(chunk_flags)), tolerance)
 
     def latent_packer(
         self,
@@ -153,7 +150,7 @@ class LatentChunks:
             self.latent_shape_validator(array)
             self.latent_dtype_validator(array)
             stored = _stored(array, np.dtype("float16" if convert_float16 else array.dtype.newbyteorder("=")))
-            chunk, record = self._pack(key, stored, should_compress)
+            chunk, record = _packed(key, stored, should_compress)
             record["offset"] = file_offset
             file_offset += len(chunk)
             chunks.append(chunk)
@@ -161,26 +158,6 @@ class LatentChunks:
         if chunk_records is not None:
             chunk_records += records
         return chunks
-
-    def _pack(self, key: str, stored: Host, should_compress: bool) -> tuple[bytes, dict[str, Any]]:
-        flags, values = _FLAGS[stored.dtype.name], stored.tobytes()
-        if should_compress:
-            packed = self.latent_compressor(TYPE, flags, stored)
-        else:
-            chunk = pack_header(flags, len(values)) + values
-            packed = {"chunk": chunk, "len_header": SIZE, "len_data": len(values)}
-        return packed["chunk"], {
-            "type": TYPE.decode(),
-            "flags": flags.rstrip(b"\0").decode(),
-            "offset": 0,
-            "compressed_size": len(packed["chunk"]),
-            "compressed": should_compress,
-            "uncompressed_size": len(values),
-            "len_header": packed["len_header"],
-            "len_data": packed["len_data"],
-            "hash": hashlib.sha256(values).hexdigest(),
-            "extra": {"shape": list(stored.shape), "dtype": stored.dtype.name, "key": key},
-        }
 
     def latent_parser(self, chunk: bytes | dict[str, Any], shape: tuple[int, ...], compressed: bool = True) -> Host:
         """Parse one chunk into a new, writable array of ``shape``.
@@ -249,8 +226,38 @@ class LatentChunks:
         return array
 
 
+def _compressed(stored: Host, tolerance: float = 0.0) -> dict[str, Any]:
+    header = press_header(_FLAGS[stored.dtype.name], stored.nbytes)
+    values = zfp.compress(stored, tolerance or None)
+    return {"chunk": header + values, "len_header": len(header), "len_data": len(values)}
+
+
+def _packed(key: str, stored: Host, should_compress: bool) -> tuple[bytes, dict[str, Any]]:
+    """Return the chunk of a valid array, and its record but for the offset."""
+    flags = _FLAGS[stored.dtype.name]
+    if should_compress:
+        packed = _compressed(stored)
+    else:
+        chunk = pack_header(flags, stored.nbytes) + stored.tobytes()
+        packed = {"chunk": chunk, "len_header": SIZE, "len_data": stored.nbytes}
+    return packed["chunk"], {
+        "type": TYPE.decode(),
+        "flags": flags.rstrip(b"\0").decode(),
+        "offset": 0,
+        "compressed_size": len(packed["chunk"]),
+        "compressed": should_compress,
+        "uncompressed_size": stored.nbytes,
+        "len_header": packed["len_header"],
+        "len_data": packed["len_data"],
+        "hash": hashlib.sha256(stored.data).hexdigest(),
+        "extra": {"shape": list(stored.shape), "dtype": stored.dtype.name, "key": key},
+    }
+
+
 def _stored(array: Host, dtype: np.dtype[Any]) -> Host:
     """Return ``array`` contiguous in the dtype to store; LatentError where a value overflows."""
+    if array.dtype == dtype and array.flags.c_contiguous:
+        return array
     with np.errstate(over="ignore"):
         stored = np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)
     if stored.itemsize < array.itemsize and not np.isfinite(stored).all():

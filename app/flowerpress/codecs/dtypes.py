@@ -35,6 +35,9 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the numpy dtype called ``name``, bfloat16 and float8 included.
 
@@ -60,7 +63,9 @@ def is_torch(x: object) -> "TypeIs[torch.Tensor]":
 
 def dtype_name(x: ArrayLike) -> str:
     """Return the name of the element type of an array, whatever its library and byte order."""
-    return str(x.dtype).removeprefix("torch.") if is_torch(x) else x.dtype.newbyteorder("=").name
+    if is_torch(x):
+        return str(x.dtype).removeprefix("torch.")
+    return _NAMES.get(x.dtype) or x.dtype.newbyteorder("=").name
 
 
 def local(x: ArrayLike) -> ArrayLike:
@@ -72,9 +77,11 @@ def local(x: ArrayLike) -> ArrayLike:
         return _local_tensor(x)
     if not isinstance(x, np.ndarray | np.generic):
         raise ConfigError(f"expected a numpy array or a torch tensor, found {type(x).__name__}")
-    numpy_dtype(dtype_name(x))
+    dtype = numpy_dtype(dtype_name(x))
+    if x.dtype == dtype and x.flags.c_contiguous and isinstance(x, np.ndarray):
+        return x
     shape = x.shape  # ascontiguousarray makes a 0-d array 1-d
-    return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=")).reshape(shape)
+    return np.ascontiguousarray(x, dtype=dtype).reshape(shape)
 
 
 def _local_tensor(x: "torch.Tensor") -> ArrayLike:
