@@ -5,6 +5,7 @@ from collections.abc import Callable
 import blosc2
 import ml_dtypes
 import numpy as np
+from rich.table import Table
 
 from flowerpress import Bundle, Spec, pack, parse
 from tests.benchmarks.timing import claim, console, interleaved, minilm, ratio, speed, table
@@ -31,30 +32,39 @@ def beside_blosc2(weights: dict[str, np.ndarray]) -> None:
     flat = np.concatenate([x.ravel() for key, x in weights.items() if "embeddings" not in key])
     shown = table("4 MiB of float32 weights, one thread", "data", "codec", "ratio", "encode MB/s", "decode MB/s")
     for where, start in (("layers 0-1", 0), ("layers 3-4", 6 << 20)):
-        x = np.ascontiguousarray(flat[start : start + (1 << 20)])
-        spec = Spec.of(x)
-        ours = bytes(PIPELINE.encode(x, spec))
-        peers = {f"blosc2 shuffle+zstd {level}": blosc(x, level) for level in (1, 5)}
-        coded = {name: encode() for name, encode in peers.items()}
-        encoding = interleaved({"flowerpress zstd": lambda: PIPELINE.encode(x, spec), **peers})
-        decoding = interleaved(
-            {
-                "flowerpress zstd": lambda: PIPELINE.decode(ours, spec),
-                **{name: (lambda y=y: blosc2.decompress2(y, nthreads=1)) for name, y in coded.items()},
-            }
-        )
-        for name in encoding:
-            size = len(ours) if name not in coded else len(coded[name])
-            shown.add_row(where, name, f"{x.nbytes / size:.4f}", speed(x.nbytes, encoding[name]), speed(x.nbytes, decoding[name]))
-        for name, y in coded.items():
-            claim(f"{where}: ratio against {name}", len(y) / len(ours), least=0.95)
-            claim(f"{where}: encode speed against {name}", ratio(encoding[name], encoding["flowerpress zstd"]), least=0.6)
-            claim(f"{where}: decode speed against {name}", ratio(decoding[name], decoding["flowerpress zstd"]), least=0.35)
+        compare(where, np.ascontiguousarray(flat[start : start + (1 << 20)]), shown)
     console.print(shown)
 
 
+def compare(where: str, x: np.ndarray, shown: Table) -> None:
+    spec, ours = Spec.of(x), "flowerpress zstd"
+    encoders: dict[str, Callable[[], bytes]] = {
+        ours: lambda: bytes(PIPELINE.encode(x, spec)),
+        **{f"blosc2 shuffle+zstd {level}": blosc(x, level) for level in (1, 5)},
+    }
+    coded = {name: encode() for name, encode in encoders.items()}
+    decoders: dict[str, Callable[[], object]] = {
+        name: (lambda y=y: blosc2.decompress2(y, nthreads=1)) for name, y in coded.items() if name != ours
+    }
+    encoding = interleaved(encoders)
+    decoding = interleaved({ours: lambda: PIPELINE.decode(coded[ours], spec), **decoders})
+    for name, y in coded.items():
+        speeds = (speed(x.nbytes, seconds[name]) for seconds in (encoding, decoding))
+        shown.add_row(where, name, f"{x.nbytes / len(y):.4f}", *speeds)
+        if name != ours:
+            claim(f"{where}: ratio against {name}", len(y) / len(coded[ours]), least=0.95)
+            claim(f"{where}: encode speed against {name}", ratio(encoding[name], encoding[ours]), least=0.6)
+            claim(f"{where}: decode speed against {name}", ratio(decoding[name], decoding[ours]), least=0.35)
+
+
 def blosc(x: np.ndarray, level: int) -> Callable[[], bytes]:
-    options = {"codec": blosc2.Codec.ZSTD, "clevel": level, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1, "typesize": 4}
+    options = {
+        "codec": blosc2.Codec.ZSTD,
+        "clevel": level,
+        "filters": [blosc2.Filter.SHUFFLE],
+        "nthreads": 1,
+        "typesize": 4,
+    }
     return lambda: blosc2.compress2(x, **options)
 
 
@@ -73,7 +83,9 @@ def framing() -> None:
     bundle = Bundle(pack(arrays))
     raw = sum(x.nbytes for x in arrays.values())
     payload = sum(chunk.payload for chunk in bundle.layout.chunks)
-    console.print(f"ResNet-18: {raw:,} bytes raw, {bundle.nbytes - payload:,} bytes of framing in {len(bundle.layout.chunks)} chunks")
+    console.print(
+        f"ResNet-18: {raw:,} bytes raw, {bundle.nbytes - payload:,} bytes of framing in {len(bundle.layout.chunks)} chunks"
+    )
     claim("framing, % of a record coded 100x smaller", 100 * (bundle.nbytes - payload) / (raw / 100), most=1.0)
 
 
@@ -87,7 +99,8 @@ def resnet18() -> dict[str, np.ndarray]:
             shapes |= {f"{name}.conv1.weight": (width, channels, 3, 3), **norm(f"{name}.bn1", width)}
             shapes |= {f"{name}.conv2.weight": (width, width, 3, 3), **norm(f"{name}.bn2", width)}
             if channels != width:
-                shapes |= {f"{name}.downsample.0.weight": (width, channels, 1, 1), **norm(f"{name}.downsample.1", width)}
+                shapes[f"{name}.downsample.0.weight"] = (width, channels, 1, 1)
+                shapes |= norm(f"{name}.downsample.1", width)
             channels = width
     shapes |= {"fc.weight": (1000, 512), "fc.bias": (1000,)}
     rng = np.random.default_rng(0)

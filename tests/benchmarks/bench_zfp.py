@@ -76,7 +76,9 @@ def native_shapes() -> None:
             }
         )
         faster = [ratio(t["native"], t["ours"]) for t in (encoding, decoding)]
-        shown.add_row(str(shape), f"{len(ours) / x.nbytes:.3f}", f"{len(native) / x.nbytes:.3f}", *(f"{f:.2f}x" for f in faster))
+        shown.add_row(
+            str(shape), f"{len(ours) / x.nbytes:.3f}", f"{len(native) / x.nbytes:.3f}", *(f"{f:.2f}x" for f in faster)
+        )
         claim(f"{shape}: encode and decode, times faster than native", min(faster), least=1.5)
     console.print(shown)
 
