@@ -43,7 +43,7 @@ def forge_number(rng: random.Random, data: bytearray, others: list[bytes]) -> by
 
 def forge_zfp(rng: random.Random, data: bytearray, others: list[bytes]) -> bytearray:
     at = data.find(b"zfp\x05")
-    if at < 0:
+    if not 0 <= at <= len(data) - 12:
         return flip(rng, data, others)
     for _ in range(rng.choice((1, 2))):
         data[at + rng.randrange(4, 12)] = rng.getrandbits(8)
