@@ -22,7 +22,7 @@ from flwr.app import Array, ArrayRecord
 
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.chunks.pack import pack
-from flowerpress.codecs.base import Pipeline, Spec
+from flowerpress.codecs.base import Codec, Pipeline, Spec
 from flowerpress.codecs.dtypes import Host, is_torch, to_tensor
 from flowerpress.codecs.policy import as_policy
 from flowerpress.errors import ConfigError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch import device as Device
 
-CodecLike: TypeAlias = str | Pipeline | Callable[[Spec], Pipeline]
+CodecLike: TypeAlias = str | Codec | Callable[[Spec], Pipeline]
 
 
 class LatentArray(Array):

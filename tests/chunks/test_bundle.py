@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flowerpress import Bundle, ChunkError, ConfigError, Spec, pack, parse
 from flowerpress.chunks.pack import HEAD, TAIL, save, tail
+from flowerpress.codecs.zstd import Zstd
 from tests.arrays import awkward, of_dtype
 
 RNG = np.random.default_rng(4)
@@ -171,6 +172,33 @@ def test_torch_and_numpy_give_equal_bundles() -> None:
         for k, v in tensors.items()
     }
     assert pack(tensors) == pack(arrays)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "match"),
+    [
+        ({"x" * 1025: np.ones(1)}, "key or shape"),
+        ({"\ud800": np.ones(1)}, "key or shape"),
+        ({3: np.ones(1)}, "key or shape"),
+        ({"x": np.ones((1,) * 33)}, "key or shape"),
+    ],
+)
+def test_what_no_reader_would_accept_is_not_written(arrays: dict, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        pack(arrays, keep_input=False)
+    assert len(arrays) == 1
+
+
+def test_a_policy_of_yours_may_be_wrong() -> None:
+    arrays = {"a": np.ones(2000), "n": np.ones(3, bool)}
+    with pytest.raises(ConfigError, match="'n': zfp cannot take it"):
+        pack(arrays, lambda spec: parse("zfp"), keep_input=False)
+    assert len(arrays) == 2
+
+
+def test_a_codec_alone_is_a_pipeline() -> None:
+    arrays = {"a": np.ones(2000)}
+    assert pack(arrays, Zstd(level=3)) == pack(arrays, "zstd(level=3)")
 
 
 def test_limits() -> None:

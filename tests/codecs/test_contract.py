@@ -1,3 +1,11 @@
+import numpy as np
+import pytest
+
+from flowerpress.codecs import dtypes
+from flowerpress.codecs.base import Spec
+from flowerpress.codecs.planes import Planes
+from flowerpress.codecs.raw import Raw
+from tests.arrays import of_dtype
 from tests.codecs.contract import Contract
 
 
@@ -29,3 +37,12 @@ class TestZfpTolerance(Contract):
 class TestZfpThenZstd(Contract):
     text = "zfp(tolerance=0.5) | zstd"
     bound = 0.5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int16", "bool", "float8_e5m2", "complex64"])
+def test_planes_on_tensors_as_on_a_device(dtype: str) -> None:
+    """A pipeline hands CPU tensors on as arrays; a tensor handed to the codec itself goes the way of a GPU's."""
+    x = of_dtype(dtype, (33, 7))
+    for codec in (Planes(), Raw()):
+        assert bytes(codec.encode(dtypes.to_tensor(x), Spec.of(x))) == bytes(codec.encode(x, Spec.of(x)))
+    assert np.array_equal(Planes().decode(Planes().encode(dtypes.to_tensor(x), Spec.of(x)), Spec.of(x)), x)

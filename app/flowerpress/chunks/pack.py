@@ -1,20 +1,23 @@
 """Arrays into a bundle: plan the chunks, encode them on all cores, write the manifest."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import xxhash
 
 from flowerpress.chunks.header import FLAGS, OWN, press_header
 from flowerpress.chunks.manifest import MOST_CHUNK, MOST_ENTRIES, ArrayEntry, ChunkEntry, Manifest
 from flowerpress.chunks.plan import JOIN, Part, plan
-from flowerpress.codecs.base import Pipeline, Spec
-from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local
+from flowerpress.codecs.base import Codec, Pipeline, Spec
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local, to_host
 from flowerpress.codecs.policy import as_policy
 from flowerpress.codecs.raw import Raw, as_bytes
 from flowerpress.codecs.zfp import Zfp
@@ -39,7 +42,7 @@ class Encoded:
 
 def pack(
     arrays: MutableMapping[str, A],
-    codec: str | Pipeline | Callable[[Spec], Pipeline] = "zstd",
+    codec: str | Codec | Callable[[Spec], Pipeline] = "zstd",
     *,
     keep_input: bool = True,
     workers: int | None = None,
@@ -50,7 +53,7 @@ def pack(
     ----------
     arrays : mapping of str to ndarray or tensor
         Any dtype of `codecs.dtypes`, any shape. Tensors are transformed on their device.
-    codec : str, Pipeline, Policy or callable
+    codec : str, Codec, Policy or callable
         What codes each array. A chunk that its pipeline does not shrink is stored as it is.
     keep_input : bool
         If False, arrays are removed from the mapping as soon as they are encoded.
@@ -60,29 +63,32 @@ def pack(
     Raises
     ------
     ConfigError
-        For an array that cannot be coded, or more than 65,536 of them; nothing is removed then.
+        For an array, name or shape that cannot be coded, or more than 65,536 of them; nothing is removed then.
     """
     policy = as_policy(codec)
     specs = tuple(Spec.of(x, key) for key, x in arrays.items())
+    entries = tuple(map(_entry, specs))
     copies = _copies(arrays, specs)
-    parts = plan([(i, spec, policy(spec)) for i, spec in enumerate(specs) if i not in copies and spec.size])
+    parts = plan([(i, spec, _accepted(policy(spec), spec)) for i, spec in enumerate(specs) if i not in copies])
     if max(len(specs), len(parts)) > MOST_ENTRIES:
         raise ConfigError(f"bundle: expected at most {MOST_ENTRIES} arrays and chunks, found {len(specs)}")
-    keys = list(arrays)
-    waiting = {i: sum(i in part.arrays for part in parts) for i in range(len(specs))} if not keep_input else {}
+    keys, lock = list(arrays), Lock()
+    waiting = Counter(i for part in parts for i in part.arrays)
 
     def encode(part: Part) -> Encoded:
         encoded = _encode(part, [arrays[keys[i]] for i in part.arrays])
-        for i in part.arrays if not keep_input else ():
-            waiting[i] -= 1
-            if not waiting[i]:
-                del arrays[keys[i]]
+        if not keep_input:
+            with lock:
+                waiting.subtract(part.arrays)
+                for i in part.arrays:
+                    if not waiting[i]:
+                        del arrays[keys[i]]
         return encoded
 
     chunks = _merge_raw(spread(encode, parts, workers, sum(spec.nbytes for spec in specs)))
     if not keep_input:
         arrays.clear()
-    return _assemble(specs, copies, chunks)
+    return _assemble(entries, copies, chunks)
 
 
 def save(path: str | Path, bundle: Buffer) -> None:
@@ -107,6 +113,22 @@ def spread(function: Callable[[T], R], items: Sequence[T], workers: int | None, 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _entry(spec: Spec) -> ArrayEntry:
+    """Return what the manifest says of an array; ConfigError for what no reader would accept."""
+    try:
+        entry = msgspec.convert([spec.key, spec.dtype, spec.shape], ArrayEntry)
+        msgspec.msgpack.encode(entry)
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise ConfigError(f"bundle: array {spec.key!r}: its key or shape cannot be stored: {error}") from error
+    return entry
+
+
+def _accepted(pipeline: Pipeline, spec: Spec) -> Pipeline:
+    if spec.size and (reason := pipeline.refuses(spec)):
+        raise ConfigError(f"bundle: array {spec.key!r}: {pipeline} cannot take it: {reason}")
+    return pipeline
 
 
 def _copies(arrays: Mapping[str, A], specs: Sequence[Spec]) -> dict[int, int]:
@@ -152,13 +174,12 @@ def _encode(part: Part, arrays: list[ArrayLike]) -> Encoded:
 
 
 def _concatenate(flat: list[ArrayLike]) -> ArrayLike:
+    """Join arrays where they live, or on the host if they live on several devices."""
     devices = {x.device if is_torch(x) else None for x in flat}
-    if devices == {None}:
-        return np.concatenate(flat)
+    if len(devices) > 1 or None in devices:
+        return np.concatenate([to_host(x) for x in flat])
     import torch
 
-    if len(devices) > 1:
-        raise ConfigError(f"bundle: expected the arrays of a record on one device, found {devices}")
     return torch.cat(flat)  # type: ignore[arg-type]
 
 
@@ -181,7 +202,7 @@ def _merge_raw(chunks: list[Encoded]) -> list[Encoded]:
     return merged
 
 
-def _assemble(specs: tuple[Spec, ...], copies: dict[int, int], chunks: list[Encoded]) -> bytes:
+def _assemble(arrays: tuple[ArrayEntry, ...], copies: dict[int, int], chunks: list[Encoded]) -> bytes:
     pipelines = sorted({str(chunk.part.pipeline) for chunk in chunks})
     buffers: list[Buffer] = [HEAD]
     entries = []
@@ -195,7 +216,6 @@ def _assemble(specs: tuple[Spec, ...], copies: dict[int, int], chunks: list[Enco
         buffers += [header, *chunk.payload]
         number = pipelines.index(str(part.pipeline))
         entries.append(ChunkEntry(number, part.arrays, part.start, part.stop, len(header), size, digest.digest()))
-    arrays = tuple(ArrayEntry(spec.key, spec.dtype, spec.shape) for spec in specs)
     manifest = Manifest(arrays, tuple(copies.items()), tuple(pipelines), tuple(entries)).encode()
     return b"".join([*buffers, manifest, tail(manifest)])
 

@@ -33,9 +33,9 @@ def plan(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
     """Return the chunks for numbered arrays and their pipelines; it depends on nothing else.
 
     Arrays of 1 MiB and more are cut into even slices of at most 4 MiB, or 64 MiB if their pipeline is not elementwise;
-    smaller ones of one dtype and pipeline are joined into chunks of at most 1 MiB.
+    smaller ones of one dtype and pipeline are joined into chunks of at most 1 MiB. Empty arrays need no chunk.
     """
-    choices = [_Choice(*item) for item in specs]
+    choices = [_Choice(number, spec, pipeline) for number, spec, pipeline in specs if spec.size]
     small = [c for c in choices if c.pipeline.elementwise and c.spec.nbytes < JOIN]
     small.sort(key=_kind)
     alone = [c for c in choices if not (c.pipeline.elementwise and c.spec.nbytes < JOIN)]

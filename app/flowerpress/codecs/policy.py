@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Self
 
-from flowerpress.codecs.base import Pipeline, Spec
+from flowerpress.codecs.base import Codec, Pipeline, Spec
 from flowerpress.codecs.dtypes import is_float
 from flowerpress.codecs.text import parse
 from flowerpress.errors import ConfigError
@@ -81,12 +81,12 @@ class Policy:
         return "; ".join(map(str, self.rules))
 
 
-def as_policy(codec: "str | Pipeline | Policy | Callable[[Spec], Pipeline]") -> Callable[[Spec], Pipeline]:
-    """Return what chooses a pipeline per array, from text, a pipeline, a policy, or any such function."""
+def as_policy(codec: str | Codec | Callable[[Spec], Pipeline]) -> Callable[[Spec], Pipeline]:
+    """Return what chooses a pipeline per array, from text, a pipeline, a codec, a policy, or any such function."""
     if isinstance(codec, str):
         return Policy.parse(codec)
-    if isinstance(codec, Pipeline):
-        return Policy((Rule("*", "*", codec),))
+    if isinstance(codec, Codec):
+        return Policy((Rule("*", "*", parse(str(codec))),))
     if callable(codec):
         return codec
     raise ConfigError(f"codec: expected the text of a pipeline or policy, or one of them, found {codec!r}")
