@@ -39,6 +39,23 @@ class TestZfpThenZstd(Contract):
     bound = 0.5
 
 
+class TestIntDelta(Contract):
+    text = "intdelta | zstd"
+    reference = True
+
+
+class TestDelta(Contract):
+    text = "delta | zstd"
+    bound = 1e-4
+    reference = True
+
+
+class TestDeltaZfp(Contract):
+    text = "delta | zfp(tolerance=0.01)"
+    bound = 0.0101
+    reference = True
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int16", "bool", "float8_e5m2", "complex64"])
 def test_planes_on_tensors_as_on_a_device(dtype: str) -> None:
     """A pipeline hands CPU tensors on as arrays; a tensor handed to the codec itself goes the way of a GPU's."""

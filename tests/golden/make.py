@@ -17,6 +17,8 @@ BUNDLES = {
     "bundle-1-planes": "planes",
     "bundle-1-zfp": "zfp",
     "bundle-1-zfp-tolerance": "zfp(tolerance=0.01)",
+    "bundle-1-intdelta": "intdelta | zstd",
+    "bundle-1-delta-tolerance": "delta | zfp(tolerance=0.01)",
     "bundle-1-policy": "half*:float16 = raw; *.bias = zfp; * = zstd",
 }
 
@@ -41,9 +43,15 @@ def arrays() -> dict[str, np.ndarray]:
     }
 
 
+def bases() -> dict[str, np.ndarray]:
+    """Return the references of the bundles that code differences."""
+    with np.errstate(invalid="ignore"):
+        return {key: (x * np.asarray(0.875).astype(x.dtype)).astype(x.dtype) for key, x in arrays().items()}
+
+
 def main() -> None:
     for name, codec in BUNDLES.items():
-        _write(HERE / f"{name}.fpb", pack(arrays(), codec))
+        _write(HERE / f"{name}.fpb", pack(arrays(), codec, bases=bases() if "delta" in codec else None))
     for half in (True, False):
         records: list[dict[str, Any]] = []
         latent = {"z": arrays()["layer.weight"].reshape(1, 4, 10, 15)}

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from flowerpress import Bundle, LatentChunks
-from tests.golden.make import BUNDLES, HERE, arrays
+from tests.golden.make import BUNDLES, HERE, arrays, bases
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.fpb")), ids=lambda path: path.stem)
 def test_bundles(path: Path) -> None:
-    bundle, expected = Bundle.open(path), arrays()
+    bundle, expected = Bundle.open(path, bases=bases()), arrays()
     assert list(bundle) == list(expected)
     for key, x in expected.items():
         y = bundle[key]

@@ -25,6 +25,7 @@ from flowerpress.errors import FlowerpressError
 from flowerpress.wire import KEY, PRESSED, unpress
 from tests.hostile.mutations import mutate
 
+DIFFERENCES = ("intdelta | zstd", "delta | zfp(tolerance=0.01)", "delta | zstd")
 CODECS = ("zstd", "raw", "zfp", "zfp(tolerance=0.01)", "planes", "zstd(level=9)", "a*:float32 = zfp; * = zstd")
 REJECTED, EXACT, ACCEPTED = "rejected", "exact", "accepted"
 
@@ -67,15 +68,17 @@ class Bundles:
     """Bundles of several pipelines, read from memory."""
 
     def __init__(self) -> None:
+        self.bases = {key: (x * 0.9).astype(x.dtype) for key, x in arrays().items()}
         self.seeds = [pack(arrays(), codec) for codec in CODECS]
-        self.expected = [Bundle(seed).read_all() for seed in self.seeds]
+        self.seeds += [pack(arrays(), codec, bases=self.bases) for codec in DIFFERENCES]
+        self.expected = [Bundle(seed, bases=self.bases).read_all() for seed in self.seeds]
         self.specs = {key: Bundle(self.seeds[0]).spec(key) for key in self.expected[0]}
 
     def damaged(self, rng: random.Random) -> str:
         i = rng.randrange(len(self.seeds))
         data = mutate(rng, self.seeds[i], self.seeds)
-        if rng.random() < 0.5:
-            return check(Bundle(data).read_all(1), self.expected[i], exact=True)
+        if i >= len(CODECS) or rng.random() < 0.5:
+            return check(Bundle(data, bases=self.bases).read_all(1), self.expected[i], exact=True)
         record = ArrayRecord()
         record[KEY] = Array("uint8", (len(data),), PRESSED, data)
         return check({k: a.decode() for k, a in unpress(record).items()}, self.expected[i], exact=True)  # type: ignore[attr-defined]
@@ -83,7 +86,7 @@ class Bundles:
     def forged(self, rng: random.Random) -> str:
         i = rng.randrange(len(self.seeds))
         data = forge_bundle(rng, self.seeds[i], self.seeds)
-        bundle = Bundle(data, finite=True)
+        bundle = Bundle(data, bases=self.bases, finite=True)
         bundle.require(self.specs)
         return check(bundle.read_all(1), self.expected[i], exact=False)
 

@@ -8,7 +8,7 @@ Nothing in it is believed: digests, lengths and limits are checked before a byte
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ import xxhash
 
 from flowerpress.chunks import manifest
 from flowerpress.chunks.header import FLAGS, OWN, unpress_header
-from flowerpress.chunks.pack import HEAD, TAIL, spread, tail
-from flowerpress.codecs.base import Spec
-from flowerpress.codecs.dtypes import Buffer, Host, numpy_dtype
+from flowerpress.chunks.manifest import ChunkEntry
+from flowerpress.chunks.pack import HEAD, TAIL, cut, spread, tail
+from flowerpress.codecs.base import Spec, check_base
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, numpy_dtype
 from flowerpress.errors import ChunkError
 
 
@@ -85,6 +86,8 @@ class Bundle(Mapping[str, Host]):
     ----------
     source : bytes, Memory, File
         Where the bundle is. `Bundle.open` takes a path.
+    bases : mapping of str to ndarray or tensor, optional
+        The references that the writer coded differences to.
     finite : bool
         Refuse, when it is read, an array that holds NaN or infinities.
 
@@ -101,8 +104,11 @@ class Bundle(Mapping[str, Host]):
            [0., 1.]], dtype=float32)
     """
 
-    def __init__(self, source: bytes | Source, *, finite: bool = False) -> None:
+    def __init__(
+        self, source: bytes | Source, *, bases: Mapping[str, ArrayLike] | None = None, finite: bool = False
+    ) -> None:
         self.finite = finite
+        self.bases = bases or {}
         self.source: Source = Memory(source) if isinstance(source, bytes) else source
         size = len(self.source)
         if size < len(HEAD) + TAIL or (head := bytes(self.source.read(0, len(HEAD))))[:3] != HEAD[:3]:
@@ -122,9 +128,9 @@ class Bundle(Mapping[str, Host]):
         self.clock = Clock()
 
     @classmethod
-    def open(cls, path: str | Path, *, finite: bool = False) -> "Bundle":
+    def open(cls, path: str | Path, *, bases: Mapping[str, ArrayLike] | None = None, finite: bool = False) -> "Bundle":
         """Read the bundle in a file; ChunkError if there is none."""
-        return cls(File(path), finite=finite)
+        return cls(File(path), bases=bases, finite=finite)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
@@ -246,17 +252,24 @@ class Bundle(Mapping[str, Host]):
         if nbytes != spec.nbytes or flags not in (OWN, *(f for f, dtype in FLAGS.items() if dtype == spec.dtype)):
             raise ChunkError(f"bundle: chunk {number}: expected a header for {spec.nbytes} bytes of {spec.dtype}")
         try:
-            flat = pipeline.decode(payload, spec).reshape(-1)
+            flat = pipeline.decode(payload, replace(spec, base=self._base(chunk, spec))).reshape(-1)
         except ChunkError:
             raise
         except Exception as error:  # a codec of someone else's, on bytes of a third
             raise ChunkError(f"bundle: chunk {number}: {pipeline} failed: {error!r}") from error
-        if self.finite and not np.isfinite(flat.astype(np.float32) if flat.dtype.kind == "V" else flat).all():
+        if self.finite and not all_finite(flat):
             raise ChunkError(f"bundle: chunk {number}: expected finite values, found NaN or infinities")
         if len(chunk.arrays) > 1:
             self._last = number, flat
         self.clock.seconds += time.perf_counter() - started
         return flat
+
+    def _base(self, chunk: ChunkEntry, spec: Spec) -> "ArrayLike | None":
+        """Return the part of the references that a chunk was coded against, or None if one of them is not here."""
+        specs = [self.layout.specs[i] for i in chunk.arrays]
+        if any(check_base(replace(s, base=self.bases.get(s.key))) for s in specs):
+            return None
+        return cut([self.bases[s.key] for s in specs], chunk.start, chunk.stop).reshape(spec.shape)
 
 
 def _empty(dtype: str, size: int) -> Host:

@@ -16,9 +16,9 @@ import xxhash
 from flowerpress.chunks.header import FLAGS, OWN, press_header
 from flowerpress.chunks.manifest import MOST_CHUNK, MOST_ENTRIES, ArrayEntry, ChunkEntry, Manifest
 from flowerpress.chunks.plan import JOIN, Part, plan
-from flowerpress.codecs.base import Codec, Pipeline, Spec
+from flowerpress.codecs.base import Codec, Pipeline, Spec, check_base
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local, to_host
-from flowerpress.codecs.policy import as_policy
+from flowerpress.codecs.policy import as_policy, lossless_for
 from flowerpress.codecs.raw import Raw, as_bytes
 from flowerpress.codecs.zfp import Zfp
 from flowerpress.errors import ConfigError
@@ -44,6 +44,7 @@ def pack(
     arrays: MutableMapping[str, A],
     codec: str | Codec | Callable[[Spec], Pipeline] = "zstd",
     *,
+    bases: Mapping[str, ArrayLike] | None = None,
     keep_input: bool = True,
     workers: int | None = None,
 ) -> bytes:
@@ -54,7 +55,11 @@ def pack(
     arrays : mapping of str to ndarray or tensor
         Any dtype of `codecs.dtypes`, any shape. Tensors are transformed on their device.
     codec : str, Codec, Policy or callable
-        What codes each array. A chunk that its pipeline does not shrink is stored as it is.
+        What codes each array. A chunk that its pipeline does not shrink is stored as it is, and values that a pipeline
+        cannot take, such as infinities in a float difference, are coded losslessly.
+    bases : mapping of str to ndarray or tensor, optional
+        References that the reader holds, by name, for codecs that code differences; those of another dtype or shape
+        than their array are left aside.
     keep_input : bool
         If False, arrays are removed from the mapping as soon as they are encoded.
     workers : int, optional
@@ -66,7 +71,7 @@ def pack(
         For an array, name or shape that cannot be coded, or more than 65,536 of them; nothing is removed then.
     """
     policy = as_policy(codec)
-    specs = tuple(Spec.of(x, key) for key, x in arrays.items())
+    specs = tuple(_with_base(Spec.of(x, key), bases or {}) for key, x in arrays.items())
     entries = tuple(map(_entry, specs))
     copies = _copies(arrays, specs)
     parts = plan([(i, spec, _accepted(policy(spec), spec)) for i, spec in enumerate(specs) if i not in copies])
@@ -75,8 +80,8 @@ def pack(
     keys, lock = list(arrays), Lock()
     waiting = Counter(i for part in parts for i in part.arrays)
 
-    def encode(part: Part) -> Encoded:
-        encoded = _encode(part, [arrays[keys[i]] for i in part.arrays])
+    def encode(part: Part) -> list[Encoded]:
+        encoded = _encode_values(part, {i: arrays[keys[i]] for i in part.arrays}, specs)
         if not keep_input:
             with lock:
                 waiting.subtract(part.arrays)
@@ -85,7 +90,8 @@ def pack(
                         del arrays[keys[i]]
         return encoded
 
-    chunks = _merge_raw(spread(encode, parts, workers, sum(spec.nbytes for spec in specs)))
+    encoded = spread(encode, parts, workers, sum(spec.nbytes for spec in specs))
+    chunks = _merge_raw([chunk for several in encoded for chunk in several])
     if not keep_input:
         arrays.clear()
     return _assemble(entries, copies, chunks)
@@ -113,6 +119,11 @@ def spread(function: Callable[[T], R], items: Sequence[T], workers: int | None, 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _with_base(spec: Spec, bases: Mapping[str, ArrayLike]) -> Spec:
+    spec = replace(spec, base=bases.get(spec.key))
+    return replace(spec, base=None) if check_base(spec) else spec
 
 
 def _entry(spec: Spec) -> ArrayEntry:
@@ -161,20 +172,39 @@ def _equal(x: ArrayLike, y: ArrayLike) -> bool:
     return is_torch(x) or is_torch(y) or np.array_equal(as_bytes(x), as_bytes(y))
 
 
-def _encode(part: Part, arrays: list[ArrayLike]) -> Encoded:
-    flat = [local(x).reshape(-1) for x in arrays]
-    x = flat[0] if len(flat) == 1 else _concatenate(flat)
-    if x.shape[0] != part.spec.size:
-        x = x[part.start : part.stop]
-    x = x.reshape(part.spec.shape)
+def _encode_values(part: Part, values: Mapping[int, ArrayLike], specs: Sequence[Spec]) -> list[Encoded]:
+    """Encode a part; arrays with values that its pipeline cannot take, NaN mostly, go alone and losslessly."""
+    try:
+        return [_encode(part, [values[i] for i in part.arrays], [specs[i].base for i in part.arrays])]
+    except ConfigError:
+        if len(part.arrays) == 1:
+            lossless = replace(part, pipeline=lossless_for(specs[part.arrays[0]]))
+            if lossless == part:
+                raise
+            return [_encode(lossless, [values[part.arrays[0]]], [specs[part.arrays[0]].base])]
+    alone = [Part(part.pipeline, specs[i], (i,), 0, specs[i].size) for i in part.arrays]
+    return [chunk for single in alone for chunk in _encode_values(single, values, specs)]
+
+
+def _encode(part: Part, arrays: list[ArrayLike], bases: list["ArrayLike | None"]) -> Encoded:
+    x = cut(arrays, part.start, part.stop).reshape(part.spec.shape)
+    given = [base for base in bases if base is not None]
+    whole = len(given) == len(bases)
+    base = cut(given, part.start, part.stop).reshape(part.spec.shape) if whole else None
+    part = replace(part, spec=replace(part.spec, base=base))
     y = part.pipeline.encode(x, part.spec)
     if len(y) >= part.spec.nbytes and part.pipeline != _RAW:
         part, y = replace(part, pipeline=_RAW), _RAW.encode(x, part.spec)
     return Encoded(part, (bytes(y),))
 
 
+def cut(arrays: Sequence[ArrayLike], start: int, stop: int) -> ArrayLike:
+    """Return elements ``start`` to ``stop`` of arrays joined flat, where they live, or on the host if on several."""
+    flat = [local(x).reshape(-1) for x in arrays]
+    return (flat[0] if len(flat) == 1 else _concatenate(flat))[start:stop]
+
+
 def _concatenate(flat: list[ArrayLike]) -> ArrayLike:
-    """Join arrays where they live, or on the host if they live on several devices."""
     devices = {x.device if is_torch(x) else None for x in flat}
     if len(devices) > 1 or None in devices:
         return np.concatenate([to_host(x) for x in flat])

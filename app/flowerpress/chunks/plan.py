@@ -33,7 +33,8 @@ def plan(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
     """Return the chunks for numbered arrays and their pipelines; it depends on nothing else.
 
     Arrays of 1 MiB and more are cut into even slices of at most 4 MiB, or 64 MiB if their pipeline is not elementwise;
-    smaller ones of one dtype and pipeline are joined into chunks of at most 1 MiB. Empty arrays need no chunk.
+    smaller ones of one dtype and pipeline, all with a reference or all without, are joined into chunks of at most
+    1 MiB. Empty arrays need no chunk.
     """
     choices = [_Choice(number, spec, pipeline) for number, spec, pipeline in specs if spec.size]
     small = [c for c in choices if c.pipeline.elementwise and c.spec.nbytes < JOIN]
@@ -45,8 +46,8 @@ def plan(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
     return parts
 
 
-def _kind(choice: _Choice) -> tuple[str, str]:
-    return choice.spec.dtype, str(choice.pipeline)
+def _kind(choice: _Choice) -> tuple[str, str, bool]:
+    return choice.spec.dtype, str(choice.pipeline), choice.spec.base is None
 
 
 def _cut(choice: _Choice) -> Iterator[Part]:

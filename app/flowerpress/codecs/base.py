@@ -15,7 +15,18 @@ from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
 
-from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, dtype_name, is_float, local, numpy_dtype
+from flowerpress.codecs.dtypes import (
+    ArrayLike,
+    Buffer,
+    Host,
+    dtype_name,
+    is_float,
+    is_torch,
+    local,
+    numpy_dtype,
+    to_host,
+    to_tensor,
+)
 from flowerpress.errors import ChunkError, ConfigError
 
 Literal: TypeAlias = "int | float | str | bool | list[Literal] | None"
@@ -190,9 +201,10 @@ class Pipeline(ArrayToBytes):
         return all(stage.elementwise for stage in self.stages)
 
     def refuses(self, spec: Spec) -> str:
-        for stage, before in zip(self.stages, self._specs(spec), strict=True):
-            if reason := stage.refuses(before):
+        for stage in self.stages:
+            if reason := stage.refuses(spec):
                 return reason
+            spec = stage.after(spec) if isinstance(stage, ArrayToArray) else spec
         return ""
 
     def encode(self, x: ArrayLike, spec: Spec) -> Buffer:
@@ -210,9 +222,13 @@ class Pipeline(ArrayToBytes):
         return y  # type: ignore[return-value]
 
     def decode(self, y: Buffer, spec: Spec) -> Host:
+        if reason := self.refuses(spec):
+            raise ChunkError(f"array {spec.key!r}: {self} cannot have coded {spec.dtype}{list(spec.shape)}: {reason}")
         x: Host | Buffer = y
         for stage, before in reversed(list(zip(self.stages, self._specs(spec), strict=True))):
             x = stage.decode(x, before)  # type: ignore[attr-defined]
+        if isinstance(x, np.generic):  # what numpy makes of arithmetic with 0-d arrays
+            x = np.asarray(x)
         if not isinstance(x, np.ndarray) or dtype_name(x) != spec.dtype or x.shape != spec.shape:
             raise ChunkError(f"array {spec.key!r}: {self} did not give {spec.dtype}{list(spec.shape)}")
         return x
@@ -255,6 +271,26 @@ def _kind(stage: Codec) -> str:
 def _describe(stage: Codec) -> str:
     kinds = {"a": "array→array", "b": "array→bytes", "c": "bytes→bytes"}
     return f"{stage.name} ({kinds[_kind(stage)]})"
+
+
+def check_base(spec: Spec) -> str:
+    """Say what is wrong with the reference of an array; for `Codec.refuses` of codecs that need one."""
+    base = spec.base
+    if base is None:
+        return "it needs a reference, and there is none"
+    if (dtype_name(base), tuple(base.shape)) != (spec.dtype, spec.shape):
+        return f"the reference is {dtype_name(base)}{list(base.shape)}"
+    return ""
+
+
+def base_of(spec: Spec, like: ArrayLike) -> ArrayLike:
+    """Return the reference where ``like`` lives, contiguous; ChunkError if there is none that fits."""
+    if spec.base is None or check_base(spec):
+        raise ChunkError(f"array {spec.key!r}: {check_base(spec)}")
+    base = local(spec.base)
+    if not is_torch(like):
+        return to_host(base)
+    return (base if is_torch(base) else to_tensor(base)).to(like.device)
 
 
 def check_float(spec: Spec) -> str:

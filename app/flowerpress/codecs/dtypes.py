@@ -111,6 +111,18 @@ def to_tensor(x: Host) -> "torch.Tensor":
     return torch.from_numpy(bits(x)).view(getattr(torch, name))
 
 
+def all_finite(x: ArrayLike) -> bool:
+    """Tell whether no element is NaN or infinite."""
+    return bool(x.isfinite().all()) if is_torch(x) else bool(np.isfinite(x).all())
+
+
+def cast(x: A, name: str) -> A:
+    """Convert the elements to the type ``name`` (same library, same device); the array itself if they are of it."""
+    if is_torch(x):
+        return x.to(getattr(sys.modules["torch"], name))  # type: ignore[return-value]
+    return x.astype(_DTYPES[name], copy=False)  # type: ignore[return-value]
+
+
 def view(x: A, name: str) -> A:
     """Reinterpret the elements of a contiguous array as the numpy-native type ``name`` (same library, same device)."""
     if is_torch(x):

@@ -15,8 +15,6 @@ from flowerpress.codecs.dtypes import is_float
 from flowerpress.codecs.text import parse
 from flowerpress.errors import ConfigError
 
-LOSSLESS = "zstd"
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -39,7 +37,7 @@ class Policy:
     """Ordered rules, read as a function from a `Spec` to its `Pipeline`.
 
     Integers, scalars and empty arrays are never lossy, and arrays that the chosen pipeline cannot take are coded
-    losslessly instead.
+    losslessly instead: against their reference if there is one.
 
     >>> policy = Policy.parse("*.bias = raw; * = zfp(tolerance=0.001)")
     >>> print(policy(Spec("fc.weight", "float32", (10, 4))))
@@ -69,7 +67,7 @@ class Policy:
         pipeline = next(rule.pipeline for rule in self.rules if rule.matches(spec))
         exact = not is_float(spec.dtype) or not spec.shape or spec.size == 0
         if (exact and not pipeline.lossless) or pipeline.refuses(spec):
-            return parse(LOSSLESS)
+            return lossless_for(spec)
         return pipeline
 
     @property
@@ -79,6 +77,12 @@ class Policy:
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.rules))
+
+
+def lossless_for(spec: Spec) -> Pipeline:
+    """Return what codes any array exactly, and against its reference if it has one."""
+    against = parse("intdelta | zstd")
+    return parse("zstd") if against.refuses(spec) else against
 
 
 def as_policy(codec: str | Codec | Callable[[Spec], Pipeline]) -> Callable[[Spec], Pipeline]:

@@ -12,6 +12,8 @@ from flowerpress.codecs.base import Codec
 from flowerpress.errors import ConfigError
 
 _BUILT_IN = {
+    "delta": "flowerpress.codecs.delta:Delta",
+    "intdelta": "flowerpress.codecs.intdelta:IntDelta",
     "planes": "flowerpress.codecs.planes:Planes",
     "raw": "flowerpress.codecs.raw:Raw",
     "zfp": "flowerpress.codecs.zfp:Zfp",

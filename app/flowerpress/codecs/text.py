@@ -6,16 +6,17 @@ r"""Pipelines as text: ``"delta | quantize(step=0.5) | entropy"``.
     codec    := name [ "(" [ name "=" literal ("," name "=" literal)* ] ")" ]
     literal  := number | quoted string | true | false | none | "[" [ literal ("," literal)* ] "]"
 
-``str(pipeline)`` prints what `parse` reads. Where bytes→bytes codecs come first, ``planes`` is put before them.
+``str(pipeline)`` prints what `parse` reads. Where a bytes→bytes codec is given an array, ``planes`` is put before it.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import fields
 from functools import lru_cache
+from itertools import takewhile
 from typing import TypeVar
 
-from flowerpress.codecs.base import BytesToBytes, Codec, Literal, Pipeline
+from flowerpress.codecs.base import ArrayToArray, BytesToBytes, Codec, Literal, Pipeline
 from flowerpress.codecs.registry import lookup
 from flowerpress.errors import ConfigError
 
@@ -42,8 +43,9 @@ def parse(text: str) -> Pipeline:
     (Planes(), Zstd(level=3))
     """
     stages = _Parser(text).pipeline()
-    if isinstance(stages[0], BytesToBytes):
-        stages.insert(0, lookup("planes")())
+    arrays = sum(1 for _ in takewhile(lambda stage: isinstance(stage, ArrayToArray), stages))
+    if arrays < len(stages) and isinstance(stages[arrays], BytesToBytes):
+        stages.insert(arrays, lookup("planes")())
     return Pipeline(tuple(stages))
 
 
