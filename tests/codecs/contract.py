@@ -13,6 +13,7 @@ from flowerpress.errors import ChunkError, ConfigError
 from tests.arrays import awkward, of_dtype, special_floats
 
 SHAPES = [(), (0,), (3, 0, 2), (1,), (5,), (8, 3), (2, 3, 4, 5, 2), (4097, 1, 1, 1), (70001,)]
+ROUNDING = {"float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3fn": 2**-4, "float8_e5m2": 2**-3}
 BITS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
 FLOATS = ["float16", "float32", "float64", "complex64", "complex128", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
@@ -55,7 +56,8 @@ class Contract:
         if not self.bound:
             assert y.tobytes() == np.ascontiguousarray(x).astype(y.dtype).tobytes()
         elif x.size:
-            assert np.abs(y.astype(np.float64) - x.astype(np.float64)).max() <= self.bound
+            error = np.abs(y.astype(np.float64) - x.astype(np.float64)).max()
+            assert error <= self.bound + np.abs(x.astype(np.float64)).max() * ROUNDING.get(x.dtype.name, 0)
 
     @pytest.mark.parametrize("dtype", BITS + FLOATS)
     def test_dtypes_and_shapes(self, pipeline: Pipeline, dtype: str) -> None:
@@ -68,8 +70,8 @@ class Contract:
 
     def test_special_values_stay_exact(self, pipeline: Pipeline) -> None:
         x = special_floats()
-        if self.bound and self.reference:
-            with pytest.raises(ConfigError, match="finite differences"):
+        if self.bound and "zfp" not in str(pipeline.stages[0]):
+            with pytest.raises(ConfigError, match="finite"):
                 pipeline.encode(x, self.spec(x))
         else:
             assert there_and_back(pipeline, x, self.spec(x)).tobytes() == x.tobytes()
@@ -86,8 +88,8 @@ class Contract:
             )
 
     def test_tensors_that_need_grad_or_repeat(self, pipeline: Pipeline) -> None:
-        x = torch.ones(3, requires_grad=True)
-        assert there_and_back(pipeline, x, self.spec(x)).tolist() == pytest.approx([1, 1, 1], abs=self.bound)
+        x = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+        assert there_and_back(pipeline, x, self.spec(x)).tolist() == pytest.approx([1, 2, 3], abs=self.bound)
         assert there_and_back(pipeline, (repeated := torch.arange(3.0).expand(4, 3)), self.spec(repeated))[
             3
         ].tolist() == pytest.approx([0, 1, 2], abs=self.bound)
@@ -123,7 +125,10 @@ class Contract:
     def test_bytes_of_another_array_are_refused(self, pipeline: Pipeline) -> None:
         x = of_dtype("float32", (40, 4))
         y = bytes(pipeline.encode(x, self.spec(x)))
-        for other in (np.zeros((40, 5), np.float32), np.zeros((40, 4)), np.zeros(4, np.float32)):
+        others = [np.zeros((40, 5), np.float32), np.zeros(4, np.float32)]
+        if not any(stage.name in ("quantize", "entropy") for stage in pipeline.stages):  # integers are integers
+            others.append(np.zeros((40, 4)))
+        for other in others:
             wrong = self.spec(other)
             with pytest.raises(ChunkError):
                 pipeline.decode(y, wrong)

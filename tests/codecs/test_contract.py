@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from flowerpress import ConfigError
 from flowerpress.codecs import dtypes
-from flowerpress.codecs.base import Spec
+from flowerpress.codecs.base import Pipeline, Spec
 from flowerpress.codecs.planes import Planes
 from flowerpress.codecs.raw import Raw
 from tests.arrays import of_dtype
@@ -53,6 +54,49 @@ class TestDelta(Contract):
 class TestDeltaZfp(Contract):
     text = "delta | zfp(tolerance=0.01)"
     bound = 0.0101
+    reference = True
+
+
+class TestQuantizeStep(Contract):
+    text = "quantize(step=0.01) | entropy"
+    bound = 0.0055
+
+
+class TestQuantizeBound(Contract):
+    text = "quantize(bound=0.01) | entropy | zstd"
+    bound = 0.01
+
+
+class TestQuantizeRelative(Contract):
+    text = "quantize(relative=0.0001) | planes | zstd"
+    bound = 0.05
+
+    def check(self, pipeline: Pipeline, x: np.ndarray) -> None:
+        if pipeline.refuses(Spec.of(x)) or x.astype(np.float64).min() < x.astype(np.float64).max():
+            return super().check(pipeline, x)
+        with pytest.raises(ConfigError, match="cannot hold the bound"):  # a share of a range of 0
+            pipeline.encode(x, Spec.of(x))
+        return None
+
+
+class TestQuantizeBits(Contract):
+    text = "quantize(bits=12) | entropy"
+    bound = 0.1
+
+
+class TestQuantizeBlocks(Contract):
+    text = "quantize(bits=12, block=16) | raw"
+    bound = 0.1
+
+
+class TestDeltaQuantize(Contract):
+    text = "delta | quantize(step=0.01) | entropy"
+    bound = 0.0055
+    reference = True
+
+
+class TestIntDeltaEntropy(Contract):
+    text = "intdelta | entropy"
     reference = True
 
 

@@ -19,6 +19,9 @@ BUNDLES = {
     "bundle-1-zfp-tolerance": "zfp(tolerance=0.01)",
     "bundle-1-intdelta": "intdelta | zstd",
     "bundle-1-delta-tolerance": "delta | zfp(tolerance=0.01)",
+    "bundle-1-quantize-tolerance": "quantize(bound=0.01) | entropy",
+    "bundle-1-quantize-blocks-tolerance": "delta | quantize(bits=8, block=16) | entropy",
+    "bundle-1-intdelta-entropy": "intdelta | entropy",
     "bundle-1-policy": "half*:float16 = raw; *.bias = zfp; * = zstd",
 }
 

@@ -25,8 +25,24 @@ from flowerpress.errors import FlowerpressError
 from flowerpress.wire import KEY, PRESSED, unpress
 from tests.hostile.mutations import mutate
 
-DIFFERENCES = ("intdelta | zstd", "delta | zfp(tolerance=0.01)", "delta | zstd")
-CODECS = ("zstd", "raw", "zfp", "zfp(tolerance=0.01)", "planes", "zstd(level=9)", "a*:float32 = zfp; * = zstd")
+DIFFERENCES = (
+    "intdelta | zstd",
+    "delta | zfp(tolerance=0.01)",
+    "delta | zstd",
+    "delta | quantize(step=0.01) | entropy",
+    "intdelta | entropy",
+)
+CODECS = (
+    "quantize(bits=4, block=16) | entropy",
+    "quantize(relative=0.001) | entropy | zstd",
+    "zstd",
+    "raw",
+    "zfp",
+    "zfp(tolerance=0.01)",
+    "planes",
+    "zstd(level=9)",
+    "a*:float32 = zfp; * = zstd",
+)
 REJECTED, EXACT, ACCEPTED = "rejected", "exact", "accepted"
 
 

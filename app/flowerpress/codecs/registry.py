@@ -13,8 +13,10 @@ from flowerpress.errors import ConfigError
 
 _BUILT_IN = {
     "delta": "flowerpress.codecs.delta:Delta",
+    "entropy": "flowerpress.codecs.entropy:Entropy",
     "intdelta": "flowerpress.codecs.intdelta:IntDelta",
     "planes": "flowerpress.codecs.planes:Planes",
+    "quantize": "flowerpress.codecs.quantize:Quantize",
     "raw": "flowerpress.codecs.raw:Raw",
     "zfp": "flowerpress.codecs.zfp:Zfp",
     "zstd": "flowerpress.codecs.zstd:Zstd",
