@@ -287,34 +287,68 @@ class TestValues:
 class TestMapping:
     """What the seed inherits from dict."""
 
-    def test_reading(self) -> None:
+    def test_keys(self) -> None:
         ours, stock = both()
-        assert list(ours.keys()) == list(stock.keys())
-        assert list(ours.values()) == list(stock.values())
-        assert dict(ours.items()) == dict(stock.items())
-        assert ours.get("nothing") is None
-        assert ours.get("scalar").numpy() == 2.5
+        assert list(ours.keys()) == list(ours) == list(stock.keys())
         assert "scalar" in ours
+        assert len(ours) == len(stock)
 
-    def test_writing(self) -> None:
+    def test_values(self) -> None:
+        ours, stock = both()
+        assert list(ours.values()) == list(stock.values())
+
+    def test_items(self) -> None:
+        ours, stock = both()
+        assert dict(ours.items()) == dict(stock.items())
+
+    def test_get(self) -> None:
+        ours, stock = both()
+        assert ours.get("scalar") == ours["scalar"] == stock["scalar"]
+        assert ours.get("nothing") is None
+        assert ours.get("nothing", 3) == 3  # type: ignore[call-overload]
+
+    def test_setitem_compresses(self) -> None:
         record = LatentRecord(state_dict())
         record["new"] = Array(np.ones(3))
         assert type(record["new"]) is LatentArray
-        assert record.setdefault("new", Array(np.zeros(1))).numpy().sum() == 3
-        assert record.setdefault("other", Array(np.zeros(1))).numpy().sum() == 0
-        record.update({"third": Array(np.full(2, 2.0))})
-        assert record["third"].numpy().sum() == 4
-        assert record.pop("third").numpy().sum() == 4
-        assert record.pop("third", None) is None
+        assert record["new"] == Array(np.ones(3))
+
+    def test_pop(self) -> None:
+        record, stock = both()
+        assert record.pop("scalar") == stock["scalar"]
+        assert "scalar" not in record
+        assert record.pop("scalar", None) is None
         with pytest.raises(KeyError):
-            record.pop("third")
-        key, value = record.popitem()
-        assert key not in record
-        assert isinstance(value, LatentArray)
-        record.clear()
-        assert len(record) == 0
+            record.pop("scalar")
+
+    def test_popitem(self) -> None:
+        record, stock = both()
+        for _ in range(len(stock)):
+            key, value = record.popitem()
+            assert value == stock[key]
+            assert key not in record
         with pytest.raises(KeyError):
             record.popitem()
+
+    def test_setdefault(self) -> None:
+        record = LatentRecord([np.ones(3)])
+        assert record.setdefault("0", Array(np.zeros(1))) == Array(np.ones(3))
+        assert record.setdefault("1", Array(np.zeros(1))) == Array(np.zeros(1))
+        assert type(record["1"]) is LatentArray
+
+    def test_update(self) -> None:
+        record = LatentRecord([np.ones(3)])
+        record.update({"0": Array(np.zeros(2))})
+        record.update([("a", Array(np.ones(1)))], b=Array(np.full(2, 2.0)))
+        assert list(record) == ["0", "a", "b"]
+        assert [a.numpy().sum() for a in record.values()] == [0, 1, 4]
+        assert all(type(a) is LatentArray for a in record.values())
+
+    def test_clear(self) -> None:
+        record = LatentRecord(state_dict())
+        record.clear()
+        assert len(record) == 0
+        assert record == ArrayRecord()
 
     def test_types_are_checked(self) -> None:
         for key, value in ((3, Array(np.ones(1))), ("a", np.ones(1))):
