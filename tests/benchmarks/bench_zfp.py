@@ -1,5 +1,7 @@
 """LATN/zfp beside the bare zfpy calls on the same view, and beside zfp on native shapes of weights."""
 
+import hashlib
+
 import numpy as np
 import zfpy
 
@@ -12,54 +14,64 @@ TOLERANCE = 1e-3
 
 
 def overhead(size: int) -> None:
+    """Time what is compared together, and little else: other candidates in turn would only empty the caches."""
     x = np.random.default_rng(0).standard_normal(size).astype(np.float32)
-    view, spec, codec, lossy = x.reshape(-1, 4), Spec.of(x), Zfp(), Zfp(tolerance=TOLERANCE)
-    chunks, records = LatentChunks(), []
-    latent = x.reshape(1, 4, -1, 8 if size // 32 > 8192 else 4) if size // 16 > 8192 else x.reshape(1, 4, -1, 4)
-    while max(latent.shape) > 8192:
-        latent = latent.reshape(latent.shape[0] * 2, *latent.shape[1:2], -1, latent.shape[3])
+    turns = 101 if size < 1 << 20 else 9
+    console.print(f"{x.nbytes:,} bytes of float32", style="bold")
+    reversible(x, turns)
+    latn(x, turns)
+    verified(x, turns)
+
+
+def reversible(x: np.ndarray, turns: int) -> None:
+    view, spec, codec = x.reshape(-1, 4), Spec.of(x), Zfp()
     stream = zfpy.compress_numpy(view)
-    bare_lossy = zfpy.compress_numpy(view, tolerance=TOLERANCE)
-    turns = 31 if size < 1 << 20 else 9
-    encoding = interleaved(
+    seconds = interleaved(
         {
-            "zfpy": lambda: zfpy.compress_numpy(view),
-            "zfpy tolerance": lambda: zfpy.compress_numpy(view, tolerance=TOLERANCE),
-            "codec zfp": lambda: codec.encode(x, spec),
-            "codec zfp(tolerance), verified": lambda: lossy.encode(x, spec),
-            "LATN with digest": lambda: chunks.latent_packer({"x": latent}, 0, records, True, False),
+            "zfpy encode": lambda: zfpy.compress_numpy(view),
+            "encode": lambda: codec.encode(x, spec),
+            "zfpy decode": lambda: zfpy.decompress_numpy(stream),
+            "decode": lambda: codec.decode(stream, spec),
         },
         turns,
     )
-    (chunk,) = chunks.latent_packer({"x": latent}, 0, records := [], True, False)
+    for what in ("encode", "decode"):
+        bare, ours = seconds[f"zfpy {what}"], seconds[what]
+        console.print(f"{what}: zfpy {speed(x.nbytes, bare)} MB/s, codec {speed(x.nbytes, ours)} MB/s")
+        claim(f"{what} against bare zfpy", ratio(ours, bare), most=1.05)
+
+
+def latn(x: np.ndarray, turns: int) -> None:
+    """LATN chunk, record and SHA-256 both ways."""
+    view, chunks, records = x.reshape(-1, 4), LatentChunks(), []
+    latent = x.reshape(-1, 4, min(x.size // 16, 4096), 4)
+    (chunk,) = chunks.latent_packer({"x": latent}, 0, records, True, False)
     parts = {"chunk": chunk, "len_header": records[0]["len_header"], "len_data": records[0]["len_data"]}
-    decoding = interleaved(
+    stream = zfpy.compress_numpy(view)
+    seconds = interleaved(
         {
-            "zfpy": lambda: zfpy.decompress_numpy(stream),
-            "zfpy tolerance": lambda: zfpy.decompress_numpy(bare_lossy),
-            "codec zfp": lambda: codec.decode(stream, spec),
-            "codec zfp(tolerance), verified": lambda: lossy.decode(bare_lossy, spec),
-            "LATN with digest": lambda: _checked(chunks, parts, latent.shape),
+            "zfpy encode": lambda: zfpy.compress_numpy(view),
+            "encode": lambda: chunks.latent_packer({"x": latent}, 0, [], True, False),
+            "zfpy decode": lambda: zfpy.decompress_numpy(stream),
+            "decode": lambda: hashlib.sha256(chunks.latent_parser(parts, latent.shape).data),
         },
         turns,
     )
-    shown = table(f"{x.nbytes:,} bytes of float32", "what", "encode MB/s", "decode MB/s")
-    for name in encoding:
-        shown.add_row(name, speed(x.nbytes, encoding[name]), speed(x.nbytes, decoding[name]))
-    console.print(shown)
-    claim("encode against bare zfpy", ratio(encoding["codec zfp"], encoding["zfpy"]), most=1.05)
-    claim("decode against bare zfpy", ratio(decoding["codec zfp"], decoding["zfpy"]), most=1.05)
-    both = [a + b for a, b in zip(encoding["LATN with digest"], decoding["LATN with digest"], strict=True)]
-    bare = [a + b for a, b in zip(encoding["zfpy"], decoding["zfpy"], strict=True)]
+    both = [a + b for a, b in zip(seconds["encode"], seconds["decode"], strict=True)]
+    bare = [a + b for a, b in zip(seconds["zfpy encode"], seconds["zfpy decode"], strict=True)]
     claim("whole reversible path, digests included, against bare zfpy", ratio(both, bare), most=1.20)
-    verified = ratio(encoding["codec zfp(tolerance), verified"], encoding["zfpy tolerance"])
-    claim("verified lossy encode against bare zfpy", verified, most=2.6)
 
 
-def _checked(chunks: LatentChunks, parts: dict[str, object], shape: tuple[int, ...]) -> None:
-    import hashlib
-
-    hashlib.sha256(chunks.latent_parser(parts, shape).data)
+def verified(x: np.ndarray, turns: int) -> None:
+    view, spec, codec = x.reshape(-1, 4), Spec.of(x), Zfp(tolerance=TOLERANCE)
+    seconds = interleaved(
+        {
+            "zfpy": lambda: zfpy.compress_numpy(view, tolerance=TOLERANCE),
+            "verified": lambda: codec.encode(x, spec),
+        },
+        turns,
+    )
+    claim("verified lossy encode against bare zfpy", ratio(seconds["verified"], seconds["zfpy"]), most=2.6)
 
 
 def native_shapes() -> None:
