@@ -1,6 +1,7 @@
 """A SuperLink of one's own: it is ours that answers, and nothing is left of it."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -34,8 +35,9 @@ def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:
         assert not second.home.exists()
 
 
-def test_descendants() -> None:
+def test_processes_that_do_not_end_are_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_STOP_SECONDS", 0.2)
     with subprocess.Popen(["sleep", "60"]) as child:
         assert child.pid in descendants(os.getpid())
-        module.end_processes([])
-        child.kill()
+        module.end_processes([child.pid])
+        assert child.wait(5) == -signal.SIGKILL

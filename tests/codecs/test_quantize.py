@@ -96,9 +96,10 @@ def test_what_a_bound_cannot_hold_is_stored_exactly_in_a_bundle() -> None:
     assert all(bundle[key].tobytes() == x.tobytes() for key, x in arrays.items())
 
 
-def test_steps_that_are_too_small() -> None:
+@pytest.mark.parametrize("step", [1e-10, 1 / (2**31 - 100), 1 / 2**30])
+def test_steps_that_are_too_small(step: float) -> None:
     with pytest.raises(ConfigError, match="too small"):
-        there_and_back(np.ones(3, np.float32), step=1e-10)
+        there_and_back(np.ones(3, np.float32), step=step)
 
 
 def test_a_zone_makes_zeros() -> None:

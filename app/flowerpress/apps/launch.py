@@ -1,6 +1,5 @@
 """One run of the app, from submission to its end: what ``flowerpress run`` does."""
 
-import shlex
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -39,12 +38,13 @@ def simulate(
     """
     if not (app / "pyproject.toml").is_file():
         raise ConfigError(f"expected a Flower app in {app}, found no pyproject.toml; name the app's folder")
+    if "'" in str(folder):
+        raise ConfigError(f"expected a folder for the results without quotes in its name, found {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "superlink.log"
-    config = f"{run_config} output-dir={shlex.quote(str(folder))!r}".replace('"', "'").strip()
     with SuperLink(simulation=True, log=log) as superlink:
         resources = f"num-supernodes={clients} client-resources-num-cpus=1 client-resources-num-gpus=0.0"
-        run_id = superlink.submit(app, config, resources)
+        run_id = superlink.submit(app, f"{run_config} output-dir='{folder}'", resources)
         status, details = _watch(superlink, run_id, folder, on_round)
         (folder / "app.log").write_text(superlink.log_of(run_id))
     if status != "finished:completed" or not (folder / "summary.json").is_file():

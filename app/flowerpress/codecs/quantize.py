@@ -23,6 +23,7 @@ from flowerpress.errors import ChunkError, ConfigError
 
 # Bits of a float32 scale that do not travel. Steps are up to 0.05% finer than asked, with many of them 1.6%.
 _DROPPED, _DROPPED_PER_BLOCK = 11, 17
+_MOST = 1 << 30  # indices stay below it: float32 may round a quotient up to the next power of two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,9 @@ class Quantize(ArrayToArray):
     block : int, optional
         With ``bits``: values per scale, flat; None is one scale for the array. Outliers then cost their block only.
     zone : float
-        With ``step`` or ``bits``: magnitudes below this share of a step become 0; 0.5 is plain rounding, more is a
-        dead zone, which saves bits where most values are small.
+        With ``step`` or ``bits``: magnitudes below this share of a step become 0, and larger ones move up to the next
+        index at the same share; 0.5 is plain rounding, more is a dead zone, which saves bits where most values are
+        small and errs by up to this share of a step.
     seed : int, optional
         With ``step`` or ``bits``: round stochastically, unbiased, by a generator of this seed, the name of the array
         and the position; equal seeds give equal bytes on every device.
@@ -107,7 +109,7 @@ class Quantize(ArrayToArray):
             raise ConfigError(f"array {spec.key!r}: quantize needs finite values")
         words = self._scales(flat, spec)
         step = both.spread(self._steps(words, spec), self.block, spec.size)
-        if self.bits is None and not max(-low, high) / float(step + (step == 0)) < 2**31 - 1:
+        if self.bits is None and not max(-low, high) / float(step + (step == 0)) < _MOST:
             raise ConfigError(f"array {spec.key!r}: the step of {self} is too small for values like these")
         indices = self._indices(flat, step, spec)
         if self.bound or self.relative:
