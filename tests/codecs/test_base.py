@@ -30,6 +30,64 @@ def test_spec_refuses(dtype: str, shape: tuple[int, ...]) -> None:
         Spec("w", dtype, shape)
 
 
+@pytest.mark.parametrize(
+    ("shape", "start", "stop", "expected"),
+    [
+        ((10, 6), 0, 60, (10, 6)),
+        ((10, 6), 12, 36, (4, 6)),
+        ((10, 2, 3), 12, 36, (4, 2, 3)),
+        ((10, 6), 11, 35, (24,)),
+        ((10, 6), 12, 35, (23,)),
+        ((10, 6), 0, 3, (3,)),
+        ((60,), 12, 36, (24,)),
+        ((), 0, 1, ()),
+        ((4, 0), 0, 0, (4, 0)),
+    ],
+)
+def test_cut(shape: tuple[int, ...], start: int, stop: int, expected: tuple[int, ...]) -> None:
+    spec = Spec("w", "float32", shape, np.zeros(shape, np.float32))
+    found = spec.cut(start, stop)
+    assert (found.key, found.dtype, found.shape, found.members) == ("w", "float32", expected, ())
+    assert found.size == stop - start
+    assert (found is spec) == (found.size == spec.size)
+    assert (found.base is None) == (found.size < spec.size)
+
+
+def test_join() -> None:
+    one, two, three = Spec("a", "int8", (2, 3)), Spec("b", "int8", ()), Spec("c", "int8", (4, 1, 2))
+    assert Spec.join([one]) is one
+    joined = Spec.join([one, two, three])
+    assert (joined.key, joined.dtype, joined.shape) == ("a", "int8", (15,))
+    assert joined.members == joined.parts == ((2, 3), (), (4, 1, 2))
+    assert one.parts == ((2, 3),)
+    assert joined != Spec("a", "int8", (15,))
+
+
+def test_plans_are_settled_before_anything_is_encoded() -> None:
+    for text in ("auto", "delta | budget(bits=1)", "best(raw, zstd)", "sparse(keep=0.1, whole=true) | nonzero"):
+        assert not parse(text).settled
+    for text in ("zstd", "delta | quantize(step=1.0) | entropy", "sparse(keep=0.1) | nonzero | zstd"):
+        assert parse(text).settled
+
+
+@pytest.mark.parametrize(
+    "text", ["delta | zstd", "quantize(step=0.5) | entropy", "intdelta | entropy | zstd", "zfp(tolerance=0.1)"]
+)
+def test_distort_is_what_decoding_gives_back(text: str) -> None:
+    x = np.random.default_rng(0).standard_normal((30, 20)).astype(np.float32)
+    spec, pipeline = Spec.of(x, "x", (x * np.float32(0.9))), parse(text)
+    y = pipeline.distort(x, spec)
+    assert (y.dtype, y.shape) == (x.dtype, x.shape)
+    assert y.tobytes() == pipeline.decode(pipeline.encode(x, spec), spec).tobytes()
+
+
+def test_config_of_nested_pipelines() -> None:
+    found = parse("best(raw, budget(bits=2))").config()
+    (stage,) = found["stages"]
+    assert [p["stages"][0]["name"] for p in stage["pipelines"]] == ["raw", "budget"]
+    assert stage["pipelines"][1]["stages"][0]["bits"] == 2
+
+
 @pytest.mark.parametrize("stages", [(), (Zstd(),), (Raw(), Planes()), (Zstd(), Raw()), (Raw(), Zstd(), Raw())])
 def test_pipeline_refuses_stages_that_do_not_fit(stages: tuple) -> None:
     with pytest.raises(ConfigError, match="does not fit together"):

@@ -3,7 +3,10 @@ import pytest
 
 from flowerpress import ConfigError
 from flowerpress.codecs import dtypes
-from flowerpress.codecs.base import Pipeline, Spec
+from flowerpress.codecs.base import ArrayToBytes, Pipeline, Spec
+from flowerpress.codecs.bitpack import BitPack
+from flowerpress.codecs.entropy import Entropy
+from flowerpress.codecs.nonzero import Nonzero
 from flowerpress.codecs.planes import Planes
 from flowerpress.codecs.raw import Raw
 from tests.arrays import of_dtype
@@ -89,6 +92,16 @@ class TestQuantizeBlocks(Contract):
     bound = 0.1
 
 
+class TestQuantizeBitPack(Contract):
+    text = "quantize(bits=12, block=16) | bitpack"
+    bound = 0.1
+
+
+class TestIntDeltaBitPack(Contract):
+    text = "intdelta | bitpack | zstd"
+    reference = True
+
+
 class TestDeltaQuantize(Contract):
     text = "delta | quantize(step=0.01) | entropy"
     bound = 0.0055
@@ -98,6 +111,36 @@ class TestDeltaQuantize(Contract):
 class TestIntDeltaEntropy(Contract):
     text = "intdelta | entropy"
     reference = True
+
+
+class TestNonzero(Contract):
+    text = "nonzero"
+
+
+class TestSparseKeepsAll(Contract):
+    text = "sparse(keep=1.0) | nonzero | zstd"
+    bound = 1e-12
+
+
+class TestSparseAbove(Contract):
+    text = "delta | sparse(above=0.01) | nonzero"
+    bound = 0.0101
+    reference = True
+
+
+class TestLowRank(Contract):
+    text = "lowrank(rank=2, step=0.01) | entropy"
+    bound = 80.0  # of values with a standard deviation of 20: random matrices have no low rank
+
+
+@pytest.mark.parametrize("codec", [BitPack(), Entropy(), Nonzero()], ids=str)
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+def test_integers_on_tensors_as_on_a_device(codec: ArrayToBytes, dtype: str) -> None:
+    q = np.random.default_rng(0).integers(-60, 60, (33, 70)).astype(dtype)
+    spec = Spec("q", dtype, (2310,), members=((10,), (23, 100)))
+    coded = bytes(codec.encode(dtypes.to_tensor(q.reshape(-1)), spec))
+    assert coded == bytes(codec.encode(q.reshape(-1), spec))
+    assert np.array_equal(codec.decode(coded, spec), q.reshape(-1))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64", "int16", "bool", "float8_e5m2", "complex64"])

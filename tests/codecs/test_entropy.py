@@ -36,11 +36,12 @@ def test_every_method_is_used_and_exact(dtype: str) -> None:
     limits = np.iinfo(dtype)
     noise = RNG.integers(limits.min, limits.max, 5000, dtype=dtype, endpoint=True)
     small = RNG.integers(-60, 60, 50_000).astype(dtype)
-    sparse = (RNG.random(50_000) < 0.02).astype(dtype)
+    sparse = ((RNG.random(50_000) < 0.2) * RNG.choice([-1, 1], 50_000)).astype(dtype)
     outliers = small.copy()
     outliers[[3, 49_999]] = limits.min, limits.max
-    methods = {there_and_back(q)[0] for q in (noise, small, sparse, outliers, np.array(5, dtype), small[:1])}
-    assert methods >= {1, 2}
+    one_sided = (RNG.random(50_000) < 0.3).astype(dtype)
+    made = [there_and_back(q)[0] for q in (small, one_sided, sparse, noise, outliers, small[:1], np.array(5, dtype))]
+    assert made[:3] == [2, 1, 3]
 
 
 @given(hnp.arrays(st.sampled_from([np.int8, np.int16, np.int32, np.int64]), hnp.array_shapes(max_dims=2, max_side=60)))
@@ -68,9 +69,9 @@ def test_what_it_does_not_take() -> None:
 
 
 def test_forged_bytes() -> None:
-    small, sparse = RNG.integers(-60, 60, 3000).astype(np.int32), (RNG.random(3000) < 0.05).astype(np.int32)
+    small, spread = RNG.integers(-60, 60, 3000).astype(np.int32), RNG.integers(0, 2, 3000).astype(np.int32) * 20_000
     spec = Spec.of(small)
-    planes, coded = there_and_back(small), there_and_back(sparse)
+    planes, coded = there_and_back(small), there_and_back(spread)
     assert (planes[0], coded[0]) == (2, 1)
     outlier = b"\x02\x00" + planes[2:6] + b"\1\0\0\0" + (3000).to_bytes(4, "little") + bytes(8) + planes[10:]
     huge = b"\x02\x00" + planes[2:6] + b"\1\0\0\0" + bytes(4) + (2**40).to_bytes(8, "little") + planes[10:]

@@ -112,10 +112,9 @@ class Layout:
     copies: frozenset[int]
 
     def elements(self, chunk: ChunkEntry) -> Spec:
-        """Return the spec of what a chunk codes: its array, or the flat join or slice."""
-        spec = self.specs[chunk.arrays[0]]
-        size = chunk.stop - chunk.start
-        return spec if len(chunk.arrays) == 1 and size == spec.size else Spec(spec.key, spec.dtype, (size,))
+        """Return the spec of what a chunk codes: its array, a slice of it, or several arrays joined."""
+        joined = Spec.join([self.specs[i] for i in chunk.arrays])
+        return joined.cut(chunk.start, chunk.stop)
 
 
 def decode(data: Buffer, space: int) -> Layout:

@@ -1,8 +1,9 @@
 """Which elements go into which chunk: large arrays are cut, small ones are joined."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
+from math import lcm, prod
 
 from flowerpress.chunks.manifest import MOST_CHUNK
 from flowerpress.codecs.base import Pipeline, Spec
@@ -32,7 +33,8 @@ class _Choice:
 def plan(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
     """Return the chunks for numbered arrays and their pipelines; it depends on nothing else.
 
-    Arrays of 1 MiB and more are cut into even slices of at most 4 MiB, or 64 MiB if their pipeline is not elementwise;
+    Arrays of 1 MiB and more are cut into even slices of at most 4 MiB, or 64 MiB if their pipeline is not elementwise,
+    between rows where rows are shorter than that;
     smaller ones of one dtype and pipeline, all with a reference or all without, are joined into chunks of at most
     1 MiB. Empty arrays need no chunk.
     """
@@ -52,13 +54,15 @@ def _kind(choice: _Choice) -> tuple[str, str, bool]:
 
 def _cut(choice: _Choice) -> Iterator[Part]:
     spec = choice.spec
-    count = -(-spec.nbytes // (SLICE if choice.pipeline.elementwise else MOST_CHUNK))
-    step = -(-spec.size // count)
-    step += -step % 4  # rows of zfp
+    most = (SLICE if choice.pipeline.elementwise else MOST_CHUNK) // spec.itemsize
+    unit = lcm(4, prod(spec.shape[1:]))  # rows, and by fours, as zfp takes values
+    unit = unit if unit <= most else 4
+    units = -(-spec.size // unit)
+    count = 1 if spec.size <= most else -(-units // (most // unit))
+    step = -(-units // count) * unit
     for start in range(0, spec.size, step):
         stop = min(start + step, spec.size)
-        piece = spec if stop - start == spec.size else replace(spec, shape=(stop - start,))
-        yield Part(choice.pipeline, piece, (choice.number,), start, stop)
+        yield Part(choice.pipeline, spec.cut(start, stop), (choice.number,), start, stop)
 
 
 def _fill(group: Iterator[_Choice]) -> Iterator[list[_Choice]]:
@@ -74,6 +78,5 @@ def _fill(group: Iterator[_Choice]) -> Iterator[list[_Choice]]:
 
 
 def _join(members: list[_Choice]) -> Part:
-    first, size = members[0], sum(choice.spec.size for choice in members)
-    spec = first.spec if len(members) == 1 else replace(first.spec, shape=(size,))
-    return Part(first.pipeline, spec, tuple(choice.number for choice in members), 0, size)
+    spec = Spec.join([choice.spec for choice in members])
+    return Part(members[0].pipeline, spec, tuple(choice.number for choice in members), 0, spec.size)

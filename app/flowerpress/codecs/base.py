@@ -8,10 +8,11 @@ A `Pipeline` of codecs is a codec. What both ends know of one array, besides the
 Codecs are frozen values: equal by configuration, printed as the text that builds them, and without any state.
 """
 
+import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
 from math import prod
-from typing import ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 import numpy as np
 
@@ -28,6 +29,11 @@ from flowerpress.codecs.dtypes import (
     to_tensor,
 )
 from flowerpress.errors import ChunkError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flowerpress.codecs.plan import Record
 
 Literal: TypeAlias = "int | float | str | bool | list[Literal] | None"
 Config: TypeAlias = "dict[str, Literal | list[Config]]"
@@ -47,6 +53,8 @@ class Spec:
         Lengths of the axes; ``()`` for a scalar.
     base : array, optional
         The reference array of the same shape and dtype that both ends hold, or None.
+    members : tuple of shapes
+        If several arrays lie in it one after another, flat, their shapes; ``()`` for a single one.
 
     >>> Spec("w", "float32", (2, 3)).nbytes
     24
@@ -56,6 +64,7 @@ class Spec:
     dtype: str
     shape: tuple[int, ...]
     base: "ArrayLike | None" = field(default=None, compare=False, repr=False)
+    members: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
@@ -68,6 +77,26 @@ class Spec:
     def of(cls, x: ArrayLike, key: str = "", base: "ArrayLike | None" = None) -> Self:
         """Return the spec that describes ``x``."""
         return cls(key, dtype_name(x), tuple(x.shape), base)
+
+    def cut(self, start: int, stop: int) -> Self:
+        """Return the spec of elements ``start`` to ``stop``: whole rows keep their shape, anything else is flat."""
+        row = prod(self.shape[1:])
+        whole = len(self.shape) > 1 and row > 0 and start % row == stop % row == 0
+        shape = ((stop - start) // row, *self.shape[1:]) if whole else (stop - start,)
+        return self if stop - start == self.size else replace(self, shape=shape, base=None, members=())
+
+    @classmethod
+    def join(cls, specs: "Sequence[Spec]") -> "Spec":
+        """Return the spec of arrays of one dtype that lie one after another, flat; of a single one as it is."""
+        if len(specs) == 1:
+            return specs[0]
+        shapes = tuple(spec.shape for spec in specs)
+        return cls(specs[0].key, specs[0].dtype, (sum(spec.size for spec in specs),), members=shapes)
+
+    @property
+    def parts(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of the arrays that lie in it, one after another."""
+        return self.members or (self.shape,)
 
     @property
     def size(self) -> int:
@@ -94,6 +123,7 @@ class Codec(ABC):
     """What all codecs share: a name, a configuration, and promises that choices are made by."""
 
     name: ClassVar[str]
+    each: ClassVar[bool] = False  # a plan that decides for each array by itself
 
     @property
     def lossless(self) -> bool:
@@ -110,6 +140,16 @@ class Codec(ABC):
         """Arrays of one dtype may be cut, or joined, flat, before encoding without changing what the codec promises."""
         return True
 
+    @property
+    def settled(self) -> bool:
+        """Whether it can encode as it is; a plan must be settled over a whole record before."""
+        return True
+
+    def settle(self, record: "Record") -> "Codec":
+        """Return the codec that takes the place of this one for the arrays of a record."""
+        del record
+        return self
+
     def refuses(self, spec: Spec) -> str:
         """Say why an array of this spec cannot be encoded; empty if it can."""
         del spec
@@ -117,12 +157,16 @@ class Codec(ABC):
 
     def config(self) -> Config:
         """Return the configuration as JSON: the name, and every argument."""
-        return {"name": self.name, **{f.name: getattr(self, f.name) for f in fields(self)}}  # type: ignore[arg-type]
+        given = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        if "pipelines" in given:
+            given["pipelines"] = [pipeline.config() for pipeline in given["pipelines"]]
+        return {"name": self.name, **given}
 
     def __str__(self) -> str:
-        given = [f for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
-        arguments = ", ".join(f"{f.name}={literal(getattr(self, f.name))}" for f in given)
-        return f"{self.name}({arguments})" if arguments else self.name
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}  # type: ignore[arg-type]
+        arguments = list(map(str, given.pop("pipelines", ())))
+        arguments += [f"{name}={literal(value)}" for name, value in given.items()]
+        return f"{self.name}({', '.join(arguments)})" if arguments else self.name
 
 
 class ArrayToArray(Codec):
@@ -200,6 +244,18 @@ class Pipeline(ArrayToBytes):
     def elementwise(self) -> bool:
         return all(stage.elementwise for stage in self.stages)
 
+    @property
+    def settled(self) -> bool:
+        return all(stage.settled for stage in self.stages)
+
+    def settle(self, record: "Record") -> "Pipeline":
+        """Settle the stages from left to right, each for what those before it make of the record."""
+        done: tuple[Codec, ...] = ()
+        for i, stage in enumerate(self.stages):
+            found = stage.settle(record.at(done, self.stages[i + 1 :]))
+            done += found.stages if isinstance(found, Pipeline) else (found,)
+        return Pipeline(done)
+
     def refuses(self, spec: Spec) -> str:
         for stage in self.stages:
             if reason := stage.refuses(spec):
@@ -233,6 +289,19 @@ class Pipeline(ArrayToBytes):
             raise ChunkError(f"array {spec.key!r}: {self} did not give {spec.dtype}{list(spec.shape)}")
         return x
 
+    def distort(self, x: ArrayLike, spec: Spec) -> Host:
+        """Return what decoding would give back, without coding the bytes where that loses nothing."""
+        stages = tuple(itertools.takewhile(lambda stage: isinstance(stage, ArrayToArray), self.stages))
+        if not all(stage.lossless for stage in self.stages[len(stages) :]):
+            return self.decode(self.encode(x, spec), spec)
+        specs, y = self._specs(spec), local(x)
+        for stage, before in zip(stages, specs, strict=False):
+            y = stage.encode(y, before)  # type: ignore[attr-defined]
+        z = to_host(y)
+        for stage, before in reversed(list(zip(stages, specs, strict=False))):
+            z = stage.decode(z, before)  # type: ignore[attr-defined]
+        return z
+
     def config(self) -> Config:
         return {"name": self.name, "stages": [stage.config() for stage in self.stages]}
 
@@ -258,7 +327,7 @@ def literal(value: Literal) -> str:
         return {None: "none", True: "true", False: "false"}[value]
     if isinstance(value, list):
         return f"[{', '.join(map(literal, value))}]"
-    return repr(value)
+    return repr(float(value) if isinstance(value, float) else value)  # numpy's floats print otherwise
 
 
 def _kind(stage: Codec) -> str:

@@ -3,27 +3,34 @@
 Arithmetic, comparisons, ``reshape``, ``round``, ``clip`` and ``cumsum`` are the same in both, and need nothing here.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from flowerpress.codecs.dtypes import cast, is_torch, numpy_dtype
+from flowerpress.codecs.dtypes import Host, cast, is_torch, numpy_dtype, to_tensor
 
 Both: TypeAlias = Any  # a numpy array or a torch tensor, used by what they have in common
-_BLOCK = 1 << 16  # elements
-_EXACT = 1 << 24  # below it, float32 holds every integer
+_BLOCK = 1 << 17  # elements: temporaries that memory allocators keep, in a core's cache
+EXACT = 1 << 24  # below it, float32 holds every integer
 
 
-def blockwise(function: Callable[..., Both], *arrays: Both) -> Both:
-    """Apply an elementwise function of flat arrays; on the host, block by block, so that temporaries stay in cache."""
-    if is_torch(arrays[0]) or arrays[0].size <= _BLOCK:
-        return function(*arrays)
-    first = function(*(a[:_BLOCK] for a in arrays))
-    out = np.empty(arrays[0].size, first.dtype)
-    out[:_BLOCK] = first
-    for start in range(_BLOCK, out.size, _BLOCK):
-        out[start : start + _BLOCK] = function(*(a[start : start + _BLOCK] for a in arrays))
+def blockwise(function: Callable[..., Both], *arrays: Both, behind: Both = None) -> Both:
+    """Apply an elementwise function of flat arrays; on the host, block by block, so that temporaries stay in cache.
+
+    The result comes ``behind`` a few values of its dtype, if they are given.
+    """
+    if is_torch(arrays[0]):
+        return function(*arrays) if behind is None else join(behind, function(*arrays))
+    first, head = function(*(a[:_BLOCK] for a in arrays)), 0 if behind is None else behind.size
+    out = np.empty(head + arrays[0].size, first.dtype)
+    out[:head] = 0 if behind is None else behind
+    found = out[head:]
+    found[:_BLOCK] = first
+    for start in range(_BLOCK, found.size, _BLOCK):
+        found[start : start + _BLOCK] = function(*(a[start : start + _BLOCK] for a in arrays))
     return out
 
 
@@ -71,15 +78,22 @@ def spread(steps: Both, block: int | None, size: int) -> Both:
     return (steps.repeat_interleave(block) if is_torch(steps) else steps.repeat(block))[:size]
 
 
-def product(indices: Both, steps: Both) -> Both:
-    """Multiply integers with steps, in the dtype of the steps and with one rounding."""
+def product(indices: Both, steps: Both, *, most: float | None = None) -> Both:
+    """Multiply whole numbers, up to ``most``, with steps, in the dtype of the steps and with one rounding."""
     name = str(steps.dtype).removeprefix("torch.")
-    far = max(-int(indices.min()), int(indices.max())) >= _EXACT if indices.shape[0] else False
-    wide = "float64" if name == "float32" and far else name
+    if most is None:
+        most = max(-int(indices.min()), int(indices.max())) if indices.shape[0] else 0
+    wide = "float64" if name == "float32" and most >= EXACT else name
     if steps.ndim:
         return blockwise(lambda i, s: cast(cast(i, wide) * cast(s, wide), name), indices, steps)
     factor = float(steps) if is_torch(indices) else numpy_dtype(wide).type(float(steps))
-    return blockwise(lambda i: cast(cast(i, wide) * factor, name), indices)
+    if wide != name:
+        return blockwise(lambda i: cast(cast(i, wide) * factor, name), indices)
+    found = cast(indices, name)
+    if found is indices:
+        return found * factor
+    found *= factor  # in place, since fresh memory costs more than arithmetic
+    return found
 
 
 def uniform(x: Both, seed: int) -> Both:
@@ -96,3 +110,23 @@ def uniform(x: Both, seed: int) -> Both:
         h ^= h >> shift
         h = ((h & 0xFFFF) * factor + ((((h >> 16) * factor) & 0xFFFF) << 16)) & mask
     return cast((h ^ h >> 16) >> 8, str(x.dtype).removeprefix("torch.")) / (1 << 24)
+
+
+def positions(mask: Both) -> Both:
+    """Return where a flat mask is true."""
+    return mask.nonzero().reshape(-1) if is_torch(mask) else np.flatnonzero(mask)
+
+
+def counts(x: Both, length: int) -> npt.NDArray[np.int64]:
+    """Count how often each of 0, 1, … up to ``length`` occurs, on the host."""
+    return x.bincount(minlength=length).cpu().numpy() if is_torch(x) else np.bincount(x, minlength=length)
+
+
+def linalg(x: Both) -> Both:
+    """Return the module of matrix decompositions for arrays like ``x``; numpy's and torch's agree in what is used."""
+    return sys.modules["torch"].linalg if is_torch(x) else np.linalg
+
+
+def place(x: Both, y: Host) -> Both:
+    """Return a host array where ``x`` lives."""
+    return to_tensor(y).to(x.device) if is_torch(x) else y

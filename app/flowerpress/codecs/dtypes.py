@@ -96,9 +96,17 @@ def _local_tensor(x: "torch.Tensor") -> ArrayLike:
 
 
 def to_host(x: ArrayLike) -> Host:
-    """Return ``x`` as a C-contiguous numpy array in host memory."""
+    """Return ``x`` as a C-contiguous numpy array in host memory; from a GPU through pinned memory, which is faster.
+
+    Only the calling thread waits for the copy: others encode meanwhile.
+    """
     x = local(x)
-    return to_host(x.cpu()) if is_torch(x) else x
+    if not is_torch(x):
+        return x
+    y = x.to("cpu", non_blocking=x.is_cuda)  # to the CPU, non-blocking means pinned
+    if x.is_cuda:
+        sys.modules["torch"].cuda.current_stream(x.device).synchronize()
+    return to_host(y)
 
 
 def to_tensor(x: Host) -> "torch.Tensor":

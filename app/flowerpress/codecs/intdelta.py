@@ -44,7 +44,10 @@ class IntDelta(ArrayToArray):
 
         def subtract(x: Both, base: Both) -> Both:
             difference = ordered(x) - ordered(base)
-            return (difference << 1) ^ (difference >> last)
+            sign = difference >> last
+            difference <<= 1
+            difference ^= sign
+            return difference
 
         flat = (bits(a).reshape(-1) for a in (x, base_of(spec, x)))
         return blockwise(subtract, *flat).reshape(spec.shape)  # type: ignore[no-any-return]
@@ -53,8 +56,10 @@ class IntDelta(ArrayToArray):
         ordered, unsigned = _order_of(spec), np.dtype(f"u{y.itemsize}")
 
         def add(y: Both, base: Both) -> Both:
-            difference = (y.view(unsigned) >> 1).view(y.dtype) ^ -(y & 1)
-            return ordered(difference + ordered(base))
+            difference, sign = (y.view(unsigned) >> 1).view(y.dtype), y & 1
+            difference ^= np.negative(sign, out=sign)
+            difference += ordered(base)
+            return ordered(difference)
 
         x: Host = blockwise(add, y.reshape(-1), bits(base_of(spec, y)).reshape(-1))
         return x.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
@@ -63,4 +68,11 @@ class IntDelta(ArrayToArray):
 def _order_of(spec: Spec) -> Callable[[Both], Both]:
     """Return what maps the bits of a dtype to integers of the same order, and back: it is its own inverse."""
     last = 8 * spec.itemsize - 1
-    return (lambda x: x ^ ((x >> last) & ((1 << last) - 1))) if is_float(spec.dtype) else (lambda x: x)
+
+    def order(x: Both) -> Both:
+        flipped = x >> last  # of negative floats, all bits but the sign
+        flipped &= (1 << last) - 1
+        flipped ^= x
+        return flipped
+
+    return order if is_float(spec.dtype) else (lambda x: x)

@@ -100,21 +100,29 @@ class Quantize(ArrayToArray):
         return check_float(spec) or ("it needs at least one element" if not spec.size else "")
 
     def after(self, spec: Spec) -> Spec:
-        return Spec(spec.key, "int32", (spec.size + self._words(spec),))
+        words = self._words(spec)
+        return Spec(spec.key, "int32", (words + spec.size,), members=((words,), *spec.parts) if words else spec.parts)
 
     def encode(self, x: ArrayLike, spec: Spec) -> ArrayLike:
         flat: Both = cast(x, _wide(spec)).reshape(-1)
         low, high = float(flat.min()), float(flat.max())
         if not isfinite(high - low):  # NaN, too: it is the smallest and the largest of anything
             raise ConfigError(f"array {spec.key!r}: quantize needs finite values")
-        words = self._scales(flat, spec)
+        bound, most = self.bound or (self.relative or 0) * (high - low), max(-low, high)
+        words = self._scales(flat, bound, most, spec)
         step = both.spread(self._steps(words, spec), self.block, spec.size)
-        if self.bits is None and not max(-low, high) / float(step + (step == 0)) < _MOST:
+        if self.bits is None and not most / float(step + (step == 0)) < _MOST:
             raise ConfigError(f"array {spec.key!r}: the step of {self} is too small for values like these")
-        indices = self._indices(flat, step, spec)
-        if self.bound or self.relative:
-            self._check(flat, cast(both.product(indices, step), spec.dtype), spec)
-        return indices if words is None else both.join(words, indices)  # type: ignore[no-any-return]
+        divisor = step + (step == 0)
+        noise = both.uniform(flat, crc32(spec.key.encode(), self.seed)) if self.seed is not None else flat
+
+        def quotient(x: Both, noise: Both, divisor: Both = divisor) -> Both:
+            rounded = self._round(x / divisor, noise)
+            if self.bound or self.relative:
+                self._check(x, rounded, step, most, bound, spec)
+            return cast(rounded, "int32")
+
+        return both.blockwise(quotient, flat, noise, *([divisor] if self.block else []), behind=words)  # type: ignore[no-any-return]
 
     def decode(self, y: Host, spec: Spec) -> Host:
         count = self._words(spec)
@@ -129,7 +137,7 @@ class Quantize(ArrayToArray):
             return 0
         return -(-spec.size // self.block) if self.block else 1
 
-    def _scales(self, x: Both, spec: Spec) -> Both:
+    def _scales(self, x: Both, bound: float, most: float, spec: Spec) -> Both:
         """Find the scales in the values: upper bits of float32, each after the first as a difference, small as indices.
 
         They are rounded up for ``bits``, so that indices fit, and down for a bound, so that it holds.
@@ -137,9 +145,8 @@ class Quantize(ArrayToArray):
         if self.step is not None:
             return None
         if self.bits is None:
-            bound = self._bound(x)
             # The second holds where rounding is coarser than the bound: it then brings back the value itself.
-            step = max(2 * (bound - float(abs(x).max()) * _rounding(spec)), bound * (1 - 2.0**-12))
+            step = max(2 * (bound - most * _rounding(spec)), bound * (1 - 2.0**-12))
             return both.like(x, [int(bits(np.array(step, np.float32))) >> self._dropped])
         largest = cast(both.largest(both.blocks(abs(x), self.block)), "float32")
         if not all_finite(largest):
@@ -159,16 +166,6 @@ class Quantize(ArrayToArray):
         scale = scale if self.block else scale[0]
         return scale if self.bits is None else scale / ((1 << self.bits - 1) - 1)
 
-    def _indices(self, x: Both, step: Both, spec: Spec) -> Both:
-        """Divide by the step, or by each value's own, and round to integers that int32 holds."""
-        divisor = step + (step == 0)
-        noise = both.uniform(x, crc32(spec.key.encode(), self.seed)) if self.seed is not None else x
-
-        def quotient(x: Both, noise: Both, divisor: Both = divisor) -> Both:
-            return cast(self._round(x / divisor, noise), "int32")
-
-        return both.blockwise(quotient, x, noise, *([divisor] if self.block else []))
-
     def _round(self, x: Both, noise: Both) -> Both:
         if self.seed is not None:
             x = both.floor(x + noise)
@@ -181,13 +178,13 @@ class Quantize(ArrayToArray):
         limit = (1 << self.bits - 1) - 1
         return x.clip(-limit, limit)
 
-    def _check(self, x: Both, y: Both, spec: Spec) -> None:
-        difference = x - cast(y, _wide(spec))
-        if max(float(difference.max()), -float(difference.min())) * (1 + 2.0**-22) > self._bound(x):
+    def _check(self, x: Both, indices: Both, step: Both, most: float, bound: float, spec: Spec) -> None:
+        """Refuse values, up to ``most``, unless what their indices decode to is within the bound."""
+        y = both.product(indices, step, most=most / float(step + (step == 0)) + 1)
+        difference = cast(cast(y, spec.dtype), _wide(spec))
+        difference -= x
+        if max(float(difference.max()), -float(difference.min())) * (1 + 2.0**-22) > bound:
             raise ConfigError(f"array {spec.key!r}: {spec.dtype} cannot hold the bound of {self} for values like these")
-
-    def _bound(self, x: Both) -> float:
-        return self.bound if self.bound is not None else (self.relative or 0) * (float(x.max()) - float(x.min()))
 
     @property
     def _dropped(self) -> int:

@@ -12,12 +12,19 @@ from flowerpress.codecs.base import Codec
 from flowerpress.errors import ConfigError
 
 _BUILT_IN = {
+    "auto": "flowerpress.codecs.auto:Auto",
+    "best": "flowerpress.codecs.best:Best",
+    "bitpack": "flowerpress.codecs.bitpack:BitPack",
+    "budget": "flowerpress.codecs.budget:Budget",
     "delta": "flowerpress.codecs.delta:Delta",
     "entropy": "flowerpress.codecs.entropy:Entropy",
     "intdelta": "flowerpress.codecs.intdelta:IntDelta",
+    "lowrank": "flowerpress.codecs.lowrank:LowRank",
+    "nonzero": "flowerpress.codecs.nonzero:Nonzero",
     "planes": "flowerpress.codecs.planes:Planes",
     "quantize": "flowerpress.codecs.quantize:Quantize",
     "raw": "flowerpress.codecs.raw:Raw",
+    "sparse": "flowerpress.codecs.sparse:Sparse",
     "zfp": "flowerpress.codecs.zfp:Zfp",
     "zstd": "flowerpress.codecs.zstd:Zstd",
 }
