@@ -1,0 +1,161 @@
+"""Low rank: a matrix as the few directions in which it changed, in whole numbers.
+
+PowerSGD (Vogels et al. 2019, arXiv:1905.13727) sends two thin factors of floats. Here the singular value decomposition
+gives them, randomised for large matrices (Halko et al. 2011, arXiv:0909.4061), and one step quantises all. Each
+direction is scaled to its singular value, so that the same step errs by the same energy in each: reverse water-filling,
+in which directions below the step vanish. The second factor is fitted to what is left of the first one.
+
+The factors are integers, and sums of products of integers are exact in float64 in whatever order: every device decodes
+the same bits. ::
+
+    x (m, n) ──► u s v ──► a (m, k), b (k, n) integers     x ≈ step² · Σ a_k b_k / 2**e_k,  2**e_k ≈ s_k
+"""
+
+from dataclasses import dataclass
+from math import floor, frexp, isfinite, log2
+from typing import ClassVar
+
+import numpy as np
+
+from flowerpress.codecs import both
+from flowerpress.codecs.base import ArrayToArray, Spec, check_float
+from flowerpress.codecs.blas import one_thread
+from flowerpress.codecs.both import Both
+from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, numpy_dtype, to_host
+from flowerpress.codecs.levels import matrix
+from flowerpress.errors import ChunkError, ConfigError
+
+ZONE = 0.6  # shares of a step below this become 0
+_OVER = 8  # directions that the randomised decomposition looks for beyond its rank
+_EXACT = 2.0**53
+_MOST = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank(ArrayToArray):
+    """Integer factors of each matrix (first axis by all others), int32 and flat, to be entropy-coded.
+
+    Arrays that are no larger than their factors would be, vectors above all, are quantised with the same step instead.
+
+    Parameters
+    ----------
+    rank : int
+        1 to 16: the most directions of a matrix.
+    step : float
+        The step in which factors are quantised. A direction k with singular value s errs by about ``step**2 / 12``
+        times the lengths of both sides, and vanishes where it holds less.
+    """
+
+    rank: int = 16
+    step: float = 1.0
+    name: ClassVar[str] = "lowrank"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= 16:
+            raise ConfigError(f"lowrank: expected a rank from 1 to 16, found {self.rank!r}")
+        if not (isinstance(self.step, int | float) and isfinite(self.step) and self.step > 0):
+            raise ConfigError(f"lowrank: expected a step above 0, found {self.step!r}")
+
+    @property
+    def lossless(self) -> bool:
+        return False
+
+    @property
+    def elementwise(self) -> bool:
+        return False
+
+    def refuses(self, spec: Spec) -> str:
+        return check_float(spec) or ("it needs at least one element" if not spec.size else "")
+
+    def after(self, spec: Spec) -> Spec:
+        rank, (rows, columns) = self._rank(spec), matrix(spec.shape)
+        if not rank:
+            return Spec(spec.key, "int32", spec.shape)
+        members = ((rank,), (rank, rows), (rank, columns))
+        return Spec(spec.key, "int32", (rank * (1 + rows + columns),), members=members)
+
+    def encode(self, x: ArrayLike, spec: Spec) -> ArrayLike:
+        wide: Both = cast(x, "float64" if spec.dtype == "float64" else "float32").reshape(matrix(spec.shape))
+        if not all_finite(wide):
+            raise ConfigError(f"array {spec.key!r}: lowrank needs finite values")
+        rank, most = self._rank(spec), max(-float(wide.min()), float(wide.max()))
+        if not rank:
+            return self._round(to_host(cast(wide, "float64")) / self.step, spec).reshape(spec.shape)
+        unit = 2.0 ** frexp(most)[1]  # squares of extreme values would overflow
+        wide, step = wide / unit, self.step / unit
+        with one_thread():
+            left, values = (to_host(y).astype(np.float64) for y in _directions(wide, rank))
+        exponents = np.rint(np.log2(np.maximum(values, 1e-300)))
+        with np.errstate(over="ignore", divide="ignore"):
+            a = self._round(left * np.sqrt(values * np.exp2(exponents)) / step, spec)
+        used = np.flatnonzero(a.any(0))
+        fitted = np.zeros((rank, wide.shape[1]))
+        if used.size:
+            scaled = a[:, used] * (step / np.exp2(exponents[used]))
+            with one_thread():
+                seen = to_host(both.place(wide, scaled.T.astype(str(wide.dtype).removeprefix("torch."))) @ wide)
+                fitted[used] = np.linalg.lstsq(scaled.T @ scaled, seen.astype(np.float64) / step)[0]
+        b = self._round(fitted, spec)
+        relative = np.where(a.any(0) & b.any(1), exponents - floor(log2(step)), 0).astype(np.int32)
+        if not _is_exact(relative[used], a.T[used], b[used]):
+            raise ConfigError(f"array {spec.key!r}: the step of {self} is too small for values like these")
+        return np.concatenate([relative, a.T.ravel(), b.ravel()])
+
+    def decode(self, y: Host, spec: Spec) -> Host:
+        with np.errstate(over="ignore"):
+            x: Host = (self._product(y, spec) if self._rank(spec) else y * self.step).astype(numpy_dtype(spec.dtype))
+        if not all_finite(x):
+            raise ChunkError(f"array {spec.key!r}: factors whose product {spec.dtype} does not hold")
+        return x.reshape(spec.shape)
+
+    def _product(self, y: Host, spec: Spec) -> Host:
+        """Return the matrix, in float64, that integers stand for."""
+        rank, (rows, columns) = self._rank(spec), matrix(spec.shape)
+        relative, a, b = np.split(y, [rank, rank * (1 + rows)])
+        a, b = a.reshape(rank, rows), b.reshape(rank, columns)
+        used = np.flatnonzero(a.any(1) & b.any(1))
+        if not _is_exact(relative[used], a[used], b[used]):
+            raise ChunkError(f"array {spec.key!r}: factors whose product no float64 holds exactly")
+        highest = int(relative[used].max(initial=0))
+        scaled = np.ldexp(a[used].astype(np.float64), (highest - relative[used])[:, None])
+        with one_thread():
+            whole = scaled.T @ b[used].astype(np.float64)
+        return np.asarray(whole * (self.step * np.ldexp(self.step, -(highest + floor(log2(self.step))))))
+
+    def _round(self, x: Host, spec: Spec) -> Host:
+        found = np.floor(np.abs(x) + (1 - ZONE)) * np.sign(x)
+        if not np.abs(found).max(initial=0) < _MOST:
+            raise ConfigError(f"array {spec.key!r}: the step of {self} is too small for values like these")
+        return found.astype(np.int32)
+
+    def _rank(self, spec: Spec) -> int:
+        """Return how many directions are coded, or 0 where the values themselves are fewer numbers."""
+        rows, columns = matrix(spec.shape)
+        rank = min(self.rank, rows, columns)
+        return rank if rank * (1 + rows + columns) < rows * columns else 0
+
+
+def _directions(x: Both, rank: int) -> tuple[Both, Both]:
+    """Return the first left singular vectors of a matrix, as columns, and their singular values."""
+    linalg = both.linalg(x)
+    if min(x.shape) <= 4 * (rank + _OVER):
+        u, s, _ = linalg.svd(x, full_matrices=False)
+        return u[:, :rank], s[:rank]
+    start = np.random.default_rng(0).standard_normal((x.shape[1], rank + _OVER), np.float32)
+    basis, _ = linalg.qr(x @ both.place(x, start.astype(str(x.dtype).removeprefix("torch."))))
+    for _ in range(2):
+        basis, _ = linalg.qr(x.T @ basis)
+        basis, _ = linalg.qr(x @ basis)
+    u, s, _ = linalg.svd(basis.T @ x, full_matrices=False)
+    return (basis @ u)[:, :rank], s[:rank]
+
+
+def _is_exact(exponents: Host, a: Host, b: Host) -> bool:
+    """Tell whether every sum of products in a decoded matrix is a whole number that float64 holds."""
+    if not exponents.size:
+        return True
+    shifts = exponents.max() - exponents.astype(np.float64)
+    largest = (np.abs(factor.astype(np.float64)).max(1) for factor in (a, b))
+    with np.errstate(over="ignore"):
+        bound = float((np.exp2(shifts) * next(largest) * next(largest)).sum())
+    return bound < _EXACT and np.abs(exponents.astype(np.int64)).max() < 1024
