@@ -20,6 +20,21 @@ from flowerpress.errors import ConfigError, FlowerpressError
         ("zstd(level=3,)", "planes | zstd(level=3)"),
         ("zfp(tolerance=1e-3) | zstd(level = 19)", "zfp(tolerance=0.001) | zstd(level=19)"),
         ("zfp(tolerance=2)", "zfp(tolerance=2)"),
+        ("auto", "auto"),
+        ("auto()", "auto"),
+        ("auto(zstd,)", "auto(planes | zstd)"),
+        ("auto( raw|zstd , zfp )", "auto(raw | zstd, zfp)"),
+        ("delta | budget( bits=0.5)", "delta | budget(bits=0.5)"),
+        ("budget(quantize(step=1.0, zone=0.6) | entropy, bytes=900)", "budget(bytes=900)"),
+        ("budget(ratio=30, lowrank|entropy)", "budget(lowrank | entropy, ratio=30)"),
+        ("best(raw, zstd) | zstd", "best(raw, planes | zstd) | zstd"),
+        (
+            "delta | best(budget(bits=0.1), budget(lowrank | entropy, bits=0.1))",
+            "delta | best(budget(bits=0.1), budget(lowrank | entropy, bits=0.1))",
+        ),
+        ("sparse(keep=0.1, whole=true) | nonzero", "sparse(keep=0.1, whole=true) | nonzero"),
+        ("sparse(keep=0.1, sample=1.0, above=none) | nonzero", "sparse(keep=0.1) | nonzero"),
+        ("best(best(best(best(raw, raw), raw), raw), raw)", "best(best(best(best(raw, raw), raw), raw), raw)"),
     ],
 )
 def test_parse_and_print(text: str, printed: str) -> None:
@@ -46,8 +61,21 @@ def test_parse_and_print(text: str, printed: str) -> None:
         ("zfp(tolerance=0)", 1, "a tolerance above 0"),
         ("zfp(tolerance=1e999)", 1, "a tolerance above 0"),
         ("zfp(tolerance=[1, 2", 20, "expected ','"),
-        ("raw ü", 5, "expected '|', found 'ü'"),
+        ("raw ü", 5, "expected '|' or the end, found 'ü'"),
         ("raw; zstd", 4, "found ';'"),
+        ("auto(raw, zst)", 11, "no codec is called 'zst'"),
+        ("auto(raw zstd)", 10, "expected ','"),
+        ("auto(raw", 9, "expected ','"),
+        ("auto(raw,", 10, "found the end"),
+        ("auto(pipelines=3)", 6, "no argument of auto"),
+        ("delta | best(raw, budget(lowrank | entropy, bit=1))", 45, "no codec is called 'bit'"),
+        ("delta | best(raw, budget(lowrank | entropy, bits=0))", 19, "bits above 0"),
+        ("delta | best(raw, budget(lowrank(rank=99) | entropy, bits=1))", 26, "a rank from 1 to 16"),
+        ("budget(bits=1, ratio=3)", 1, "one of bits, bytes, ratio and error"),
+        ("budget(zstd, bits=1)", 1, "one pipeline with a step"),
+        ("raw | best(raw)", 7, "two pipelines or more"),
+        ("best(raw | , raw)", 12, "the name of a codec"),
+        ("best(best(best(best(best(raw, raw), raw), raw), raw), raw)", 26, "at most 4 pipelines within one another"),
     ],
 )
 def test_errors_point_at_the_column(text: str, column: int, expected: str) -> None:
@@ -62,17 +90,56 @@ def test_stages_that_do_not_fit() -> None:
         parse("raw | zfp")
 
 
+def test_nested_stages_that_do_not_fit() -> None:
+    for text in ("auto(raw | zfp)", "best(delta, raw)", "auto(raw) | raw", "budget(lowrank, bits=1)"):
+        with pytest.raises(ConfigError, match="does not fit together"):
+            parse(text)
+
+
 def test_long_and_deep_texts_are_refused() -> None:
     with pytest.raises(ConfigError, match="at most 2048 characters"):
         parse("raw " + " " * 3000)
     with pytest.raises(ConfigError, match="column"):
         parse("zfp(tolerance=" + "[" * 1000)
+    with pytest.raises(ConfigError, match="at most 4 pipelines within"):
+        parse("auto(" * 400)
+    with pytest.raises(ConfigError, match="column"):
+        parse("best(" + "raw, " * 400)
 
 
-@given(st.text(max_size=60) | st.text("rawzfpstd(|)=, 0123.'\"[]", max_size=60))
+_pieces = st.sampled_from(["auto", "best", "budget", "raw", "zstd", "bits=1", "(", "(", ")", ")", ",", "|", " ", "="])
+
+
+@given(
+    st.text(max_size=60)
+    | st.text("rawzfpstd(|)=, 0123.'\"[]", max_size=60)
+    | st.lists(_pieces, max_size=25).map("".join)
+)
 def test_any_text_is_a_pipeline_or_an_error_of_ours(text: str) -> None:
     with contextlib.suppress(FlowerpressError):
         assert parse(str(parse(text))) == parse(text)
+
+
+_leaves = ("raw", "zstd", "delta | zfp", "lowrank | entropy", "sparse(keep=0.5) | nonzero", "budget(bits=1)", "auto")
+
+
+def _plans(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Return texts of plans of two or three pipelines."""
+    several = st.lists(inner, min_size=2, max_size=3)
+    return st.tuples(st.sampled_from(["auto(%s)", "best(%s) | zstd", "delta|best( %s,raw )"]), several).map(
+        lambda found: found[0] % ", ".join(found[1])
+    )
+
+
+_names = st.sampled_from(_leaves)
+
+
+@given(_plans(_names | _plans(_names | _plans(_names))))
+def test_nested_pipelines_round_trip(text: str) -> None:
+    pipeline = parse(text)
+    assert parse(str(pipeline)) == pipeline
+    assert hash(parse(str(pipeline))) == hash(pipeline)
+    assert pipeline.config() == parse(str(pipeline)).config()
 
 
 _values = st.recursive(

@@ -62,6 +62,25 @@ def test_a_strategy_gives_what_it_gives_on_stock_flower(name: str, codec: str) -
     assert ours.evaluate_metrics_clientapp == stock.evaluate_metrics_clientapp
 
 
+@pytest.mark.parametrize(
+    "codec",
+    [
+        "quantize(bound=0.001) | entropy",
+        "budget(error=0.01)",
+        "best(budget(error=0.01), budget(lowrank | entropy, error=0.01))",
+        "auto(zstd, quantize(bound=0.001) | entropy)",
+    ],
+)
+def test_lossy_codecs_and_plans_reach_the_clients(codec: str) -> None:
+    stock, grid = start("FedAvg", grid_of(pressed=False)), PressGrid(grid_of(), codec)
+    ours = start("FedAvg", grid)
+    assert all(not node.error for exchange in grid.exchanges for node in exchange.nodes)
+    for key, array in stock.arrays.items():
+        x, y = array.numpy(), ours.arrays[key].numpy()
+        assert (x.dtype, x.shape) == (y.dtype, y.shape)
+        assert np.linalg.norm(x - y) <= 0.05 * np.linalg.norm(x) + 0.01
+
+
 def test_messages_of_the_strategy_are_not_changed() -> None:
     shared = content()
     before = {key: id(record) for key, record in shared.items()}

@@ -23,6 +23,12 @@ BUNDLES = {
     "bundle-1-quantize-blocks-tolerance": "delta | quantize(bits=8, block=16) | entropy",
     "bundle-1-intdelta-entropy": "intdelta | entropy",
     "bundle-1-policy": "half*:float16 = raw; *.bias = zfp; * = zstd",
+    "bundle-1-nonzero": "nonzero | zstd",
+    "bundle-1-sparse-tolerance": "sparse(above=0.01) | nonzero | zstd",
+    "bundle-1-sparse-delta-tolerance": "delta | sparse(above=0.01) | nonzero",
+    "bundle-1-lowrank-tolerance": "lowrank(rank=3, step=0.01) | entropy",
+    "bundle-1-contexts-tolerance": "quantize(step=0.015) | entropy",
+    "bundle-1-contexts-intdelta": "intdelta | entropy",
 }
 
 
@@ -46,6 +52,32 @@ def arrays() -> dict[str, np.ndarray]:
     }
 
 
+def matrices() -> dict[str, np.ndarray]:
+    """Return matrices by formula whose rows and columns are of different scales: the entropy codec uses contexts."""
+    place = np.arange(3000)
+    share = place * 0.6180339887498949 % 1
+    sizes = -np.log1p(-share) * np.where(place * 0.41421356237 % 1 < 0.5, -1, 1)
+    scales = np.exp2(3 * np.sin(np.arange(60) * 1.3)[:, None] + 2 * np.cos(np.arange(50) * 2.1))
+    return {
+        "weight": (sizes.reshape(60, 50) * scales * 0.02).astype(np.float32),
+        "conv": (sizes.reshape(50, 60).T * scales * 0.02).astype(np.float32).reshape(60, 5, 5, 2),
+        "bias": (sizes[:60] * 0.03).astype(np.float32),
+    }
+
+
+def arrays_of(name: str) -> dict[str, np.ndarray]:
+    """Return what the bundle of this name holds."""
+    return matrices() if "contexts" in name else arrays()
+
+
+def bases_of(name: str) -> dict[str, np.ndarray]:
+    """Return the references of the bundle of this name."""
+    if "contexts" not in name:
+        return bases()
+    moved = {key: np.rint(x * 40).astype(np.int32) for key, x in matrices().items()}
+    return {key: (x.view(np.int32) + moved[key]).view(np.float32) for key, x in matrices().items()}
+
+
 def bases() -> dict[str, np.ndarray]:
     """Return the references of the bundles that code differences."""
     with np.errstate(invalid="ignore"):
@@ -54,7 +86,7 @@ def bases() -> dict[str, np.ndarray]:
 
 def main() -> None:
     for name, codec in BUNDLES.items():
-        _write(HERE / f"{name}.fpb", pack(arrays(), codec, bases=bases() if "delta" in codec else None))
+        _write(HERE / f"{name}.fpb", pack(arrays_of(name), codec, bases=bases_of(name) if "delta" in codec else None))
     for half in (True, False):
         records: list[dict[str, Any]] = []
         latent = {"z": arrays()["layer.weight"].reshape(1, 4, 10, 15)}

@@ -1,7 +1,7 @@
 """Decodes damaged bytes in a process of its own and prints, as JSON, what became of them.
 
-Usage: python -m tests.hostile.driver MODE COUNT SEED, where MODE is ``damaged`` (digests stay as they were) or
-``forged`` (the attacker makes them right again).
+Usage: python -m tests.hostile.driver MODE COUNT SEED [PIPELINE], where MODE is ``damaged`` (digests stay as they were)
+or ``forged`` (the attacker makes them right again). With PIPELINE only bundles of that one are damaged.
 """
 
 import json
@@ -9,6 +9,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,14 @@ DIFFERENCES = (
     "delta | zfp(tolerance=0.01)",
     "delta | zstd",
     "delta | quantize(step=0.01) | entropy",
+    "delta | sparse(above=0.05) | nonzero",
     "intdelta | entropy",
 )
 CODECS = (
+    "quantize(step=0.05) | entropy",
+    "lowrank(rank=4, step=0.1) | entropy",
+    "sparse(keep=0.2) | nonzero | zstd",
+    "nonzero",
     "quantize(bits=4, block=16) | entropy",
     "quantize(relative=0.001) | entropy | zstd",
     "zstd",
@@ -43,6 +49,8 @@ CODECS = (
     "zstd(level=9)",
     "a*:float32 = zfp; * = zstd",
 )
+CONTEXTS = 3  # the method of the entropy codec that these pipelines must use
+WITH_CONTEXTS = ("quantize(step=0.05) | entropy", "intdelta | entropy")
 REJECTED, EXACT, ACCEPTED = "rejected", "exact", "accepted"
 
 
@@ -62,7 +70,21 @@ def arrays() -> dict[str, np.ndarray]:
         "zeros": np.zeros((40, 40), np.float32),
         "copy": np.zeros((40, 40), np.float32),
         "empty": np.zeros((0, 3), np.float32),
+        "uneven": (rng.laplace(size=(60, 40)) * 0.1 * uneven(rng)).astype(np.float32),
     }
+
+
+def uneven(rng: np.random.Generator) -> np.ndarray:
+    """Return the scales of rows and columns that moved by very different amounts."""
+    return np.exp2(rng.normal(0, 2, (60, 1)) + rng.normal(0, 2, (1, 40)))
+
+
+def references() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(9)
+    bases = {key: (x * 0.9).astype(x.dtype) for key, x in arrays().items()}
+    bits = arrays()["uneven"].view(np.int32)
+    bases["uneven"] = (bits + np.rint(rng.laplace(size=bits.shape) * uneven(rng)).astype(np.int32)).view(np.float32)
+    return bases
 
 
 def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, exact: bool) -> str:
@@ -83,17 +105,20 @@ def check(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], *, exac
 class Bundles:
     """Bundles of several pipelines, read from memory."""
 
-    def __init__(self) -> None:
-        self.bases = {key: (x * 0.9).astype(x.dtype) for key, x in arrays().items()}
-        self.seeds = [pack(arrays(), codec) for codec in CODECS]
-        self.seeds += [pack(arrays(), codec, bases=self.bases) for codec in DIFFERENCES]
+    def __init__(self, pipelines: Sequence[str] = (*CODECS, *DIFFERENCES)) -> None:
+        self.bases = references()
+        self.differences = ["delta" in codec for codec in pipelines]
+        self.seeds = [pack(arrays(), codec, bases=self.bases if "delta" in codec else None) for codec in pipelines]
+        for codec, seed in zip(pipelines, self.seeds, strict=True):
+            if codec in WITH_CONTEXTS and CONTEXTS not in first_bytes(seed):
+                raise Wrong(f"{codec}: no chunk with contexts")
         self.expected = [Bundle(seed, bases=self.bases).read_all() for seed in self.seeds]
         self.specs = {key: Bundle(self.seeds[0]).spec(key) for key in self.expected[0]}
 
     def damaged(self, rng: random.Random) -> str:
         i = rng.randrange(len(self.seeds))
         data = mutate(rng, self.seeds[i], self.seeds)
-        if i >= len(CODECS) or rng.random() < 0.5:
+        if self.differences[i] or rng.random() < 0.5:
             return check(Bundle(data, bases=self.bases).read_all(1), self.expected[i], exact=True)
         record = ArrayRecord()
         record[KEY] = Array("uint8", (len(data),), PRESSED, data)
@@ -105,6 +130,12 @@ class Bundles:
         bundle = Bundle(data, bases=self.bases, finite=True)
         bundle.require(self.specs)
         return check(bundle.read_all(1), self.expected[i], exact=False)
+
+
+def first_bytes(data: bytes) -> set[int]:
+    layout = Bundle(data).layout
+    chunks = zip(layout.chunks, layout.offsets, strict=True)
+    return {data[len(HEAD) + offset + chunk.header] for chunk, offset in chunks}
 
 
 def forge_bundle(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
@@ -265,10 +296,10 @@ def memory(what: str) -> int:
 
 
 def main() -> None:
-    mode, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    mode, count, seed, only = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
     rng, results, wrong = random.Random(seed), Counter[str](), []
     with tempfile.TemporaryDirectory() as folder:
-        targets = (Bundles(), Latents(Path(folder)))
+        targets = [Bundles(only)] if only else [Bundles(), Latents(Path(folder))]
         attacks = crafted()
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         baseline = memory("VmRSS")
@@ -276,7 +307,7 @@ def main() -> None:
             attack(data)
         for number in range(count):
             try:
-                results[getattr(targets[number % 2], mode)(rng)] += 1
+                results[getattr(targets[number % len(targets)], mode)(rng)] += 1
             except FlowerpressError:
                 results[REJECTED] += 1
             except Exception as error:

@@ -16,9 +16,10 @@ import numpy as np
 import xxhash
 
 from flowerpress.chunks import manifest
+from flowerpress.chunks.encode import cut, spread
 from flowerpress.chunks.header import FLAGS, OWN, unpress_header
 from flowerpress.chunks.manifest import ChunkEntry
-from flowerpress.chunks.pack import HEAD, TAIL, cut, spread, tail
+from flowerpress.chunks.pack import HEAD, TAIL, tail
 from flowerpress.codecs.base import Spec, check_base
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, numpy_dtype
 from flowerpress.errors import ChunkError

@@ -1,24 +1,23 @@
-"""Arrays into a bundle: plan the chunks, encode them on all cores, write the manifest."""
+"""Arrays into a bundle: choose pipelines, encode the chunks, write the manifest."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 import xxhash
 
+from flowerpress.chunks.encode import Encoded, Job
 from flowerpress.chunks.header import FLAGS, OWN, press_header
-from flowerpress.chunks.manifest import MOST_CHUNK, MOST_ENTRIES, ArrayEntry, ChunkEntry, Manifest
-from flowerpress.chunks.plan import JOIN, Part, plan
+from flowerpress.chunks.manifest import MOST_ENTRIES, ArrayEntry, ChunkEntry, Manifest
+from flowerpress.chunks.plan import Part, plan
+from flowerpress.chunks.settle import settle
 from flowerpress.codecs.base import Codec, Pipeline, Spec, check_base
-from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local, to_host
-from flowerpress.codecs.policy import as_policy, lossless_for
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local
+from flowerpress.codecs.policy import as_policy
 from flowerpress.codecs.raw import Raw, as_bytes
 from flowerpress.codecs.zfp import Zfp
 from flowerpress.errors import ConfigError
@@ -30,14 +29,6 @@ _FLAGS = {dtype: flags for flags, dtype in FLAGS.items()}
 A = TypeVar("A", bound=ArrayLike)
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A part and its bytes, which lie in one or more buffers."""
-
-    part: Part
-    payload: tuple[Buffer, ...]
 
 
 def pack(
@@ -74,24 +65,14 @@ def pack(
     specs = tuple(_with_base(Spec.of(x, key), bases or {}) for key, x in arrays.items())
     entries = tuple(map(_entry, specs))
     copies = _copies(arrays, specs)
-    parts = plan([(i, spec, _accepted(policy(spec), spec)) for i, spec in enumerate(specs) if i not in copies])
-    if max(len(specs), len(parts)) > MOST_ENTRIES:
+    pipelines = {i: _accepted(policy(spec), spec) for i, spec in enumerate(specs) if i not in copies}
+    if max(len(specs), len(plan([(i, specs[i], pipeline) for i, pipeline in pipelines.items()]))) > MOST_ENTRIES:
         raise ConfigError(f"bundle: expected at most {MOST_ENTRIES} arrays and chunks, found {len(specs)}")
-    keys, lock = list(arrays), Lock()
-    waiting = Counter(i for part in parts for i in part.arrays)
-
-    def encode(part: Part) -> list[Encoded]:
-        encoded = _encode_values(part, {i: arrays[keys[i]] for i in part.arrays}, specs)
-        if not keep_input:
-            with lock:
-                waiting.subtract(part.arrays)
-                for i in part.arrays:
-                    if not waiting[i]:
-                        del arrays[keys[i]]
-        return encoded
-
-    encoded = spread(encode, parts, workers, sum(spec.nbytes for spec in specs))
-    chunks = _merge_raw([chunk for several in encoded for chunk in several])
+    job = Job(arrays, specs, workers)
+    if all(pipeline.settled for pipeline in pipelines.values()):
+        chunks = job.encode(pipelines, keep_input=keep_input)
+    else:
+        chunks = settle(job, pipelines, lambda found: len(_assemble(entries, copies, found)))
     if not keep_input:
         arrays.clear()
     return _assemble(entries, copies, chunks)
@@ -106,19 +87,6 @@ def save(path: str | Path, bundle: Buffer) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def spread(function: Callable[[T], R], items: Sequence[T], workers: int | None, nbytes: int) -> list[R]:
-    """Map over ``items`` in order, on threads if there are ``nbytes`` enough for it to pay."""
-    workers = min(workers or _cores(), len(items))
-    if workers < 2 or nbytes < JOIN:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, items))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _with_base(spec: Spec, bases: Mapping[str, ArrayLike]) -> Spec:
@@ -170,66 +138,6 @@ def _equal(x: ArrayLike, y: ArrayLike) -> bool:
     """Compare arrays with the same sample: on a device the same address is enough."""
     x, y = local(x), local(y)
     return is_torch(x) or is_torch(y) or np.array_equal(as_bytes(x), as_bytes(y))
-
-
-def _encode_values(part: Part, values: Mapping[int, ArrayLike], specs: Sequence[Spec]) -> list[Encoded]:
-    """Encode a part; arrays with values that its pipeline cannot take, NaN mostly, go alone and losslessly."""
-    try:
-        return [_encode(part, [values[i] for i in part.arrays], [specs[i].base for i in part.arrays])]
-    except ConfigError:
-        if len(part.arrays) == 1:
-            lossless = replace(part, pipeline=lossless_for(specs[part.arrays[0]]))
-            if lossless == part:
-                raise
-            return [_encode(lossless, [values[part.arrays[0]]], [specs[part.arrays[0]].base])]
-    alone = [Part(part.pipeline, specs[i], (i,), 0, specs[i].size) for i in part.arrays]
-    return [chunk for single in alone for chunk in _encode_values(single, values, specs)]
-
-
-def _encode(part: Part, arrays: list[ArrayLike], bases: list["ArrayLike | None"]) -> Encoded:
-    x = cut(arrays, part.start, part.stop).reshape(part.spec.shape)
-    given = [base for base in bases if base is not None]
-    whole = len(given) == len(bases)
-    base = cut(given, part.start, part.stop).reshape(part.spec.shape) if whole else None
-    part = replace(part, spec=replace(part.spec, base=base))
-    y = part.pipeline.encode(x, part.spec)
-    if len(y) >= part.spec.nbytes and part.pipeline != _RAW:
-        part, y = replace(part, pipeline=_RAW), _RAW.encode(x, part.spec)
-    return Encoded(part, (bytes(y),))
-
-
-def cut(arrays: Sequence[ArrayLike], start: int, stop: int) -> ArrayLike:
-    """Return elements ``start`` to ``stop`` of arrays joined flat, where they live, or on the host if on several."""
-    flat = [local(x).reshape(-1) for x in arrays]
-    return (flat[0] if len(flat) == 1 else _concatenate(flat))[start:stop]
-
-
-def _concatenate(flat: list[ArrayLike]) -> ArrayLike:
-    devices = {x.device if is_torch(x) else None for x in flat}
-    if len(devices) > 1 or None in devices:
-        return np.concatenate([to_host(x) for x in flat])
-    import torch
-
-    return torch.cat(flat)  # type: ignore[arg-type]
-
-
-def _merge_raw(chunks: list[Encoded]) -> list[Encoded]:
-    """Join neighbouring slices of an array that nothing shrank, up to the size of a chunk."""
-    merged: list[Encoded] = []
-    for chunk in chunks:
-        last, part = merged[-1] if merged else None, chunk.part
-        if (
-            last
-            and last.part.pipeline == part.pipeline == _RAW
-            and last.part.arrays == part.arrays
-            and last.part.stop == part.start
-            and last.part.spec.nbytes + part.spec.nbytes <= MOST_CHUNK
-        ):
-            spec = replace(part.spec, shape=(part.stop - last.part.start,))
-            merged[-1] = Encoded(replace(last.part, spec=spec, stop=part.stop), last.payload + chunk.payload)
-        else:
-            merged.append(chunk)
-    return merged
 
 
 def _assemble(arrays: tuple[ArrayEntry, ...], copies: dict[int, int], chunks: list[Encoded]) -> bytes:

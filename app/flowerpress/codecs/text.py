@@ -3,7 +3,8 @@ r"""Pipelines as text: ``"delta | quantize(step=0.5) | entropy"``.
 ::
 
     pipeline := codec ("|" codec)*
-    codec    := name [ "(" [ name "=" literal ("," name "=" literal)* ] ")" ]
+    codec    := name [ "(" [ argument ("," argument)* ] ")" ]
+    argument := name "=" literal | pipeline
     literal  := number | quoted string | true | false | none | "[" [ literal ("," literal)* ] "]"
 
 ``str(pipeline)`` prints what `parse` reads. Where a bytes→bytes codec is given an array, ``planes`` is put before it.
@@ -26,7 +27,8 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 R = TypeVar("R")
-_MOST = 2048
+_MOST = 2048  # characters
+_DEEPEST = 4  # pipelines within pipelines
 _WORDS: dict[str, Literal] = {"none": None, "true": True, "false": False}
 
 
@@ -42,18 +44,18 @@ def parse(text: str) -> Pipeline:
     >>> parse("planes | zstd(level=3)").stages
     (Planes(), Zstd(level=3))
     """
-    stages = _Parser(text).pipeline()
-    arrays = sum(1 for _ in takewhile(lambda stage: isinstance(stage, ArrayToArray), stages))
-    if arrays < len(stages) and isinstance(stages[arrays], BytesToBytes):
-        stages.insert(arrays, lookup("planes")())
-    return Pipeline(tuple(stages))
+    parser = _Parser(text)
+    found = parser.pipeline()
+    if parser.kind != "end":
+        raise parser.fail("'|' or the end")
+    return found
 
 
 class _WithoutColumn(ConfigError):
     """What a codec's class or constructor refused: the parser adds the column."""
 
 
-def _checked(function: Callable[..., R], *args: str, **arguments: Literal) -> R:
+def _checked(function: Callable[..., R], *args: str, **arguments: object) -> R:
     try:
         return function(*args, **arguments)
     except (ConfigError, TypeError) as error:
@@ -67,7 +69,7 @@ class _Parser:
         if len(text) > _MOST:
             raise ConfigError(f"pipeline text: expected at most {_MOST} characters, found {len(text)}")
         self.text, self.end = text, len(text.rstrip())
-        self.start = self.stop = 0
+        self.start = self.stop = self.depth = 0
         self.kind, self.token = "start", ""
         self.advance()
 
@@ -101,12 +103,15 @@ class _Parser:
             raise self.fail(what)
         return self.advance()
 
-    def pipeline(self) -> list[Codec]:
+    def pipeline(self) -> Pipeline:
         stages = [self.codec()]
-        while self.kind != "end":
-            self.take("|")
+        while self.token == "|" and self.kind == "mark":
+            self.advance()
             stages.append(self.codec())
-        return stages
+        arrays = sum(1 for _ in takewhile(lambda stage: isinstance(stage, ArrayToArray), stages))
+        if arrays < len(stages) and isinstance(stages[arrays], BytesToBytes):
+            stages.insert(arrays, lookup("planes")())
+        return Pipeline(tuple(stages))
 
     def codec(self) -> Codec:
         column, name = self.start, self.name("the name of a codec")
@@ -116,7 +121,7 @@ class _Parser:
             raise ConfigError(f"pipeline text, column {column + 1}: {error}") from error
 
     def call(self, name: str) -> Codec:
-        cls, arguments = _checked(lookup, name), dict[str, Literal]()
+        cls, arguments = _checked(lookup, name), dict[str, object]()
         if self.token == "(" and self.kind == "mark":
             self.advance()
             while self.token != ")":
@@ -126,11 +131,19 @@ class _Parser:
             self.take(")")
         return _checked(cls, **arguments)
 
-    def argument(self, cls: type[Codec], arguments: dict[str, Literal]) -> None:
+    def argument(self, cls: type[Codec], arguments: dict[str, object]) -> None:
+        """Read one argument into ``arguments``: a literal by name, or a pipeline, for codecs that take some."""
         known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        if self.token not in known or self.token in arguments:
-            choice = f"one of {', '.join(n for n in known if n not in arguments)}" if known else "no argument"
-            raise self.fail(f"{choice} of {cls.name}")
+        if "pipelines" in known and self.kind == "name" and self.token not in known:
+            self.depth += 1
+            if self.depth > _DEEPEST:
+                raise self.fail(f"at most {_DEEPEST} pipelines within one another")
+            arguments["pipelines"] = (*arguments.get("pipelines", ()), self.pipeline())  # type: ignore[misc]
+            self.depth -= 1
+            return
+        known = [n for n in known if n not in arguments and n != "pipelines"]
+        if self.token not in known:
+            raise self.fail(f"{'one of ' + ', '.join(known) if known else 'no argument'} of {cls.name}")
         key = self.name("the name of an argument")
         self.take("=")
         arguments[key] = self.literal()
