@@ -1,11 +1,13 @@
-"""Quantiser and entropy coder on real weights: bits per value beside the Gaussian bound, the entropy and zfp; speed."""
+"""Quantiser and entropy coder on real weights: bits beside the Gaussian bound, the entropy and zfp; speed; bounds."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import zfpy
 
-from flowerpress import Spec, pack, parse
+from flowerpress import Bundle, Spec, pack, parse
+from flowerpress.codecs.base import Pipeline
 from flowerpress.codecs.quantize import Quantize
 from tests.benchmarks.timing import claim, console, interleaved, minilm, ratio, speed, table
 
@@ -84,6 +86,45 @@ def speeds(weights: dict[str, np.ndarray]) -> None:
     console.print(shown)
 
 
+def bounds(weights: dict[str, np.ndarray]) -> None:
+    """Count the values that exceed their bound, and time the check that none does."""
+    values = violations = 0
+    for argument, absolute in (
+        ("bound=0.01", 1e-2),
+        ("bound=0.0001", 1e-4),
+        ("relative=0.01", 0.0),
+        ("relative=0.0001", 0.0),
+    ):
+        bundle = Bundle(pack(dict(weights), f"quantize({argument}) | entropy"))
+        share = float(argument.split("=")[1])
+        for key, x in weights.items():
+            most = absolute or share * (float(x.max()) - float(x.min()))
+            violations += int((np.abs(bundle[key].astype(np.float64) - x) > most).sum())
+            values += x.size
+    noise = np.random.default_rng(0).standard_normal(1 << 24).astype(np.float32)
+    found = Bundle(pack({"x": noise}, "quantize(bound=0.001) | entropy"))["x"]
+    violations += int((np.abs(found.astype(np.float64) - noise) > 0.001).sum())
+    console.print(f"{values + noise.size:,} values with bounds")
+    claim("values beyond their bound", violations, most=0)
+    x = np.concatenate([v.ravel() for key, v in weights.items() if "embeddings" not in key])[: 1 << 20]
+    for bound in (1e-2, 1e-3):
+        pipeline = parse(f"quantize(bound={bound}) | entropy")
+        seconds = interleaved(
+            {
+                "checked": lambda p=pipeline: p.encode(x, Spec.of(x)),
+                "unchecked": lambda p=pipeline: unchecked(p, x),
+            },
+            turns=25,
+        )
+        claim(f"bound {bound}: time with the check", ratio(seconds["checked"], seconds["unchecked"]), most=1.15)
+
+
+def unchecked(pipeline: Pipeline, x: np.ndarray) -> None:
+    """Encode without comparing what will be decoded."""
+    with mock.patch.object(Quantize, "_check", return_value=None):
+        pipeline.encode(x, Spec.of(x))
+
+
 def matching(view: np.ndarray, epsilon: float) -> float:
     """Return the power of two at which zfp's error is nearest below epsilon."""
     norm = float(np.linalg.norm(view))
@@ -98,3 +139,4 @@ if __name__ == "__main__":
     loaded = minilm()
     rate_distortion(loaded)
     speeds(loaded)
+    bounds(loaded)

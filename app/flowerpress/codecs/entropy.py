@@ -67,17 +67,21 @@ class Entropy(ArrayToBytes):
         if len(y) < _HEAD.size:
             raise ChunkError(f"array {spec.key!r}: expected entropy-coded integers, found {len(y)} bytes")
         method, width = _HEAD.unpack_from(y)
-        body, wanted = memoryview(y)[_HEAD.size :], numpy_dtype(spec.dtype)
-        if method in (_HUFFMAN, _PACKED) and width <= 8:
-            return huffman.decompress(body, width, spec, packed=method == _PACKED).reshape(spec.shape)
-        if method == _CONTEXTS and width == 0:
-            return contexts.decompress(body, spec.parts, wanted).reshape(spec.shape)
-        if method not in (_PCODEC, _STORED) or width not in (2, 4, 8) or width > max(wanted.itemsize, 2):
-            raise ChunkError(f"array {spec.key!r}: expected a method of entropy coding, found {method}, {width}")
-        values = pco.decompress(body, spec.size, width) if method == _PCODEC else _from_stored(body, width, spec)
-        if wanted.itemsize == 1 and (values != values.astype(wanted)).any():
+        values, wanted = _decoded(memoryview(y)[_HEAD.size :], method, width, spec), numpy_dtype(spec.dtype)
+        if wanted.itemsize < values.itemsize and (values != values.astype(wanted)).any():
             raise ChunkError(f"array {spec.key!r}: entropy-coded values do not fit into {spec.dtype}")
         return values.astype(wanted, copy=False).reshape(spec.shape)
+
+
+def _decoded(body: memoryview, method: int, width: int, spec: Spec) -> Host:
+    """Return flat integers by the method that coded them, of the size that is wanted, or another."""
+    if method in (_HUFFMAN, _PACKED) and width <= 8:
+        return huffman.decompress(body, width, spec, packed=method == _PACKED)
+    if method == _CONTEXTS and width == 0:
+        return contexts.decompress(body, spec.parts, numpy_dtype(spec.dtype))
+    if method not in (_PCODEC, _STORED) or width not in (2, 4, 8) or width > max(spec.itemsize, 2):
+        raise ChunkError(f"array {spec.key!r}: expected a method of entropy coding, found {method}, {width}")
+    return pco.decompress(body, spec.size, width) if method == _PCODEC else _from_stored(body, width, spec)
 
 
 def _near(coded: list[bytes], enough: float) -> bool:
