@@ -40,6 +40,7 @@ CODECS = (
     "sparse(keep=0.2) | nonzero | zstd",
     "nonzero",
     "quantize(bits=4, block=16) | entropy",
+    "quantize(bits=4, block=16) | bitpack",
     "quantize(relative=0.001) | entropy | zstd",
     "zstd",
     "raw",

@@ -38,14 +38,12 @@ def compress(values: Host, sample: Host) -> tuple[int, bytes] | None:
 
 
 def _fewest_bits(sample: Host) -> int:
-    """Return how many bits the lower plane needs for the upper one to have 128 symbols, but for a few values.
+    """Return how many bits the lower plane needs for the upper one to have 64 symbols, or 0 if it has 128 without.
 
-    A byte holds twice as many, but the Huffman codes of zstd waste 0.03 bit on them.
+    A byte holds more, but the Huffman codes of zstd waste 0.03 bit on them.
     """
-    magnitudes = np.maximum(sample, -(sample + 1)) >> 6
-    few, width = sample.size >> 12, 0
-    while np.count_nonzero(magnitudes) > few:
-        magnitudes >>= 1
+    magnitudes, few, width = np.maximum(sample, -(sample + 1)), sample.size >> 12, 0
+    while np.count_nonzero(magnitudes >> (5 + width if width else 6)) > few:
         width += 1
     return width
 
