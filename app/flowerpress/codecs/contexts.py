@@ -21,6 +21,7 @@ import numpy.typing as npt
 from flowerpress.codecs import ans, pco
 from flowerpress.codecs.dtypes import Host
 from flowerpress.codecs.levels import BOTH, MOST, ONE, Levels, Lines, Scales, entropy, matrix
+from flowerpress.codecs.order import Order
 from flowerpress.errors import ChunkError
 
 Shape = tuple[int, ...]
@@ -45,14 +46,10 @@ def compress(values: Host, shapes: Sequence[Shape], least: float) -> bytes | Non
     best = int(np.argmin(bits))
     if bits[best] > (1 - least) * float(entropy(mean)) * values.size:
         return None
-    magnitudes = _magnitudes(values)
+    lines = [found for _, found in chosen[best]]
     if every > 1:
-        lines = [Scales(m).choose(best + 1)[1] for m in _split(magnitudes, shapes)]
-    else:
-        lines = [found for _, found in chosen[best]]
-    classes = np.concatenate([one.classes() for one in lines])
-    order = np.argsort(classes, kind="stable")
-    return _write(values[order], magnitudes[order], classes[order], lines)
+        lines = [Scales(m).choose(best + 1)[1] for m in _split(_magnitudes(values), shapes)]
+    return _write(Order(np.concatenate([one.classes() for one in lines])), values, lines)
 
 
 class _Member:
@@ -78,11 +75,11 @@ def _split(flat: Host, shapes: Sequence[Shape]) -> Iterator[Host]:
         start = stop
 
 
-def _write(values: Host, magnitudes: Host, classes: Levels, lines: list[Lines]) -> bytes:
-    """Write values that are sorted by class."""
+def _write(order: Order, values: Host, lines: list[Lines]) -> bytes:
+    values = order.sort(values)
     tables, blocks = zip(*(_level_block(levels) for levels in _levels(lines)), strict=True)
     heads, coded, streams = [], list(blocks), []
-    groups = _groups(magnitudes, classes)
+    groups = _groups(_magnitudes(values), order.ends)
     for group in groups:
         piece = values[group.start : group.stop]
         if group.is_small:
@@ -144,9 +141,8 @@ class _Group:
         return _Group(self.start, other.stop, other.last, histogram, total)
 
 
-def _groups(magnitudes: Host, classes: Levels) -> list[_Group]:
-    """Return groups of neighbouring classes: classes are joined as long as that saves bits."""
-    ends = np.bincount(classes, minlength=MOST + 1).cumsum()
+def _groups(magnitudes: Host, ends: Host) -> list[_Group]:
+    """Return groups of neighbouring classes, which end there: classes are joined as long as that saves bits."""
     groups = []
     for last in range(1, MOST + 1):
         start, stop = int(ends[last - 1]), int(ends[last])
@@ -172,13 +168,11 @@ def decompress(body: memoryview, shapes: Sequence[Shape], wanted: "np.dtype[np.s
     tables = [_read_table(source) for _ in range(3)]
     heads = [_read_head(source) for _ in range(count)]
     words = ans.Reader(source.take(length))
-    classes = np.concatenate([one.classes() for one in _read_lines(words, tables, shapes)])
-    order = np.argsort(classes, kind="stable")
-    ends = np.bincount(classes, minlength=256).cumsum()
-    values = np.zeros(classes.size, wanted)
-    start = int(ends[0])
+    order = Order(np.concatenate([one.classes() for one in _read_lines(words, tables, shapes)]))
+    values = np.zeros(order.size, wanted)
+    start = int(order.ends[0])
     for last, table, width, size in heads:
-        stop = int(ends[last])
+        stop = int(order.ends[last])
         if stop <= start or width > max(2, wanted.itemsize):
             raise ChunkError("entropy: expected groups of classes in order, found another one")
         if table:
@@ -190,11 +184,9 @@ def decompress(body: memoryview, shapes: Sequence[Shape], wanted: "np.dtype[np.s
             raise ChunkError(f"entropy: values that do not fit into {wanted}")
         start = stop
     words.close()
-    if start != classes.size or source.left:
-        raise ChunkError(f"entropy: expected {classes.size} values in groups, found {start}, and {source.left} bytes")
-    out = np.empty_like(values)
-    out[order] = values
-    return out
+    if start != order.size or source.left:
+        raise ChunkError(f"entropy: expected {order.size} values in groups, found {start}, and {source.left} bytes")
+    return order.restore(values)
 
 
 def _read_table(source: "_Source") -> tuple[int, memoryview]:
