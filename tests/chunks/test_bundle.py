@@ -285,13 +285,13 @@ def test_any_record_round_trips(shapes: dict[str, tuple[str, list[int]]], codec:
 
 
 def test_codecs_that_must_see_an_array_whole() -> None:
-    from flowerpress.chunks.plan import plan
+    from flowerpress.chunks.parts import divide
 
     whole, spec = (
         type("P", (), {"elementwise": False, "__str__": lambda self: "whole"})(),
         Spec("x", "float32", (3000, 1000)),
     )
-    (part,) = plan([(0, spec, whole)])
+    (part,) = divide([(0, spec, whole)])
     assert (part.start, part.stop, part.spec) == (0, spec.size, spec)
-    cut = plan([(0, spec, parse("raw"))])
+    cut = divide([(0, spec, parse("raw"))])
     assert [part.stop - part.start for part in cut] == [1_000_000] * 3

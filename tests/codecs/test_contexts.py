@@ -21,7 +21,7 @@ INTEGERS = ["int16", "int32", "int64"]  # what the entropy codec hands on
 def there_and_back(q: np.ndarray, *shapes: tuple[int, ...]) -> bytes:
     data = contexts.compress(q.ravel(), shapes or (q.shape,), -9.0)
     assert data is not None
-    z = contexts.decompress(memoryview(data), shapes or (q.shape,), q.dtype)
+    z = contexts.decompress(memoryview(data), shapes or (q.shape,), q.itemsize)
     assert (z.dtype, z.tobytes()) == (q.dtype, q.tobytes())
     return data
 
@@ -134,7 +134,7 @@ def test_any_members(shapes: list[tuple[int, ...]], seed: int, scale: float) -> 
 def outcome(data: bytes, shapes: list[tuple[int, ...]], dtype: str) -> bool:
     """Decode what may be forged: anything but our error, or values that fit, is a failure of the test."""
     try:
-        z = contexts.decompress(memoryview(data), shapes, np.dtype(dtype))
+        z = contexts.decompress(memoryview(data), shapes, np.dtype(dtype).itemsize)
     except ChunkError:
         return False
     assert (z.dtype, z.shape) == (np.dtype(dtype), (sum(map(prod, shapes)),))
@@ -154,15 +154,15 @@ def small_stream() -> tuple[bytes, np.ndarray]:
 
 def test_truncated_at_every_length() -> None:
     data, q = small_stream()
-    assert np.array_equal(contexts.decompress(memoryview(data), SHAPES, np.dtype("int32")), q)
+    assert np.array_equal(contexts.decompress(memoryview(data), SHAPES, 4), q)
     for length in range(len(data)):
         with pytest.raises(ChunkError):
-            contexts.decompress(memoryview(data[:length]), SHAPES, np.dtype("int32"))
+            contexts.decompress(memoryview(data[:length]), SHAPES, 4)
     with pytest.raises(ChunkError):
-        contexts.decompress(memoryview(data + b"\0"), SHAPES, np.dtype("int32"))
+        contexts.decompress(memoryview(data + b"\0"), SHAPES, 4)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64"])
 def test_every_byte_damaged(dtype: str) -> None:
     data, _ = small_stream()
     accepted = 0
@@ -179,10 +179,10 @@ def test_other_shapes_and_narrow_types_are_refused_or_fit() -> None:
     for shapes in ([(12, 9)], [(9, 12), (7,), (3, 4, 2)], [(139,)], [(12, 9), (7,), (3, 4, 3)], [(10**6,)], [()]):
         outcome(data, shapes, "int32")
     with pytest.raises(ChunkError):
-        contexts.decompress(memoryview(data), [*SHAPES, (1,)], np.dtype("int32"))
-    wide = memoryview(there_and_back(np.full((2, 40), 1000, np.int16)))
+        contexts.decompress(memoryview(data), [*SHAPES, (1,)], 4)
+    wide = b"\3\0" + there_and_back(np.full((2, 40), 1000, np.int16))
     with pytest.raises(ChunkError, match="do not fit into int8"):
-        contexts.decompress(wide, [(2, 40)], np.dtype("int8"))
+        Entropy().decode(wide, Spec("x", "int8", (2, 40)))
 
 
 @settings(max_examples=300)
@@ -208,14 +208,14 @@ shapes = [(1000, 1000)]
 rng = np.random.default_rng(0)
 q = np.rint(rng.laplace(size=(1000, 1000)) * np.exp2(rng.normal(0, 3, (1000, 1)))).astype(np.int16)
 data = contexts.compress(q.ravel(), shapes, 0.0)
-contexts.decompress(memoryview(data), shapes, q.dtype)
+contexts.decompress(memoryview(data), shapes, q.itemsize)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for n in range(400):
     forged = bytearray(data)
     at = int(rng.integers(0, 60 if n % 2 else len(data) - 8))
     forged[at : at + 4] = rng.integers(0, 256, 4, np.uint8).tobytes() if n % 3 else b"\\xff" * 4
     try:
-        contexts.decompress(memoryview(forged), shapes, q.dtype)
+        contexts.decompress(memoryview(forged), shapes, q.itemsize)
     except ChunkError:
         pass
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)

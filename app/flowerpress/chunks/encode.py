@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from flowerpress.chunks.manifest import MOST_CHUNK
-from flowerpress.chunks.plan import JOIN, Part, plan
+from flowerpress.chunks.parts import JOIN, Part, divide
 from flowerpress.codecs.base import Pipeline, Spec
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local, to_host
 from flowerpress.codecs.policy import lossless_for
@@ -41,7 +41,7 @@ class Job:
 
     def encode(self, pipelines: Mapping[int, Pipeline], *, keep_input: bool = True) -> list[Encoded]:
         """Return the chunks of the arrays with these numbers; without ``keep_input`` each is removed when done."""
-        parts = plan([(i, self.specs[i], pipeline) for i, pipeline in pipelines.items()])
+        parts = divide([(i, self.specs[i], pipeline) for i, pipeline in pipelines.items()])
         keys, lock = [spec.key for spec in self.specs], Lock()
         waiting = Counter(i for part in parts for i in part.arrays)
 
@@ -60,7 +60,7 @@ class Job:
 
     def squared_error(self, pipelines: Mapping[int, Pipeline], unit: float) -> float:
         """Return the sum of the squared errors, over ``unit``, of the arrays with these numbers."""
-        parts = plan([(i, self.specs[i], pipeline) for i, pipeline in pipelines.items()])
+        parts = divide([(i, self.specs[i], pipeline) for i, pipeline in pipelines.items()])
 
         def error(part: Part) -> float:
             specs = [self.specs[i] for i in part.arrays]

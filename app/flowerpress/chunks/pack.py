@@ -13,7 +13,7 @@ import xxhash
 from flowerpress.chunks.encode import Encoded, Job
 from flowerpress.chunks.header import FLAGS, OWN, press_header
 from flowerpress.chunks.manifest import MOST_ENTRIES, ArrayEntry, ChunkEntry, Manifest
-from flowerpress.chunks.plan import Part, plan
+from flowerpress.chunks.parts import Part, divide
 from flowerpress.chunks.settle import settle
 from flowerpress.codecs.base import Codec, Pipeline, Spec, check_base
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local
@@ -66,7 +66,7 @@ def pack(
     entries = tuple(map(_entry, specs))
     copies = _copies(arrays, specs)
     pipelines = {i: _accepted(policy(spec), spec) for i, spec in enumerate(specs) if i not in copies}
-    if max(len(specs), len(plan([(i, specs[i], pipeline) for i, pipeline in pipelines.items()]))) > MOST_ENTRIES:
+    if max(len(specs), len(divide([(i, specs[i], pipeline) for i, pipeline in pipelines.items()]))) > MOST_ENTRIES:
         raise ConfigError(f"bundle: expected at most {MOST_ENTRIES} arrays and chunks, found {len(specs)}")
     job = Job(arrays, specs, workers)
     if all(pipeline.settled for pipeline in pipelines.values()):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from flowerpress.chunks.encode import Encoded, Job
 from flowerpress.codecs.base import ArrayToArray, Codec, Pipeline
 from flowerpress.codecs.dtypes import ArrayLike
+from flowerpress.codecs.plan import Plan
 from flowerpress.errors import ConfigError
 
 Measure = Callable[[list[Encoded]], int]
@@ -24,7 +25,7 @@ def settle(job: Job, pipelines: Mapping[int, Pipeline], bundle_bytes: Measure) -
     for i, pipeline in pipelines.items():
         if pipeline.settled:
             settled[i] = pipeline
-        elif all(stage.settled or stage.each for stage in pipeline.stages):
+        elif all(stage.settled or (isinstance(stage, Plan) and stage.each) for stage in pipeline.stages):
             settled[i] = pipeline.settle(_Record(job, (i,), (i,), _payload_bytes))
         else:
             groups.setdefault(pipeline, []).append(i)

@@ -18,6 +18,12 @@ _Stack = constriction.stream.stack.AnsCoder
 _Model = constriction.stream.model.Categorical
 
 
+def bits(counts: Host) -> float:
+    """Return how many bits symbols that occur so often take at their entropy, all together."""
+    counts = counts[counts > 0]
+    return float((counts * np.log2(counts.sum() / counts)).sum())
+
+
 def table(counts: Host) -> bytes:
     """Return the table of symbols 0, 1, … that occur so often; it ends with the last that occurs."""
     counts = np.trim_zeros(counts, "b").astype(np.float64)

@@ -34,16 +34,7 @@ class Auto(Plan):
 
     @property
     def choices(self) -> tuple[Pipeline, ...]:
-        """What it chooses from."""
         return self.pipelines or _lossless()
-
-    @property
-    def lossless(self) -> bool:
-        return all(pipeline.lossless for pipeline in self.choices)
-
-    @property
-    def reproducible(self) -> bool:
-        return all(pipeline.reproducible for pipeline in self.choices)
 
     def refuses(self, spec: Spec) -> str:
         reasons = [pipeline.refuses(spec) for pipeline in self.choices]

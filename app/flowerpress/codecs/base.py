@@ -31,7 +31,7 @@ from flowerpress.codecs.dtypes import (
 from flowerpress.errors import ChunkError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from flowerpress.codecs.plan import Record
 
@@ -123,7 +123,6 @@ class Codec(ABC):
     """What all codecs share: a name, a configuration, and promises that choices are made by."""
 
     name: ClassVar[str]
-    each: ClassVar[bool] = False  # a plan that decides for each array by itself
 
     @property
     def lossless(self) -> bool:
@@ -321,6 +320,15 @@ class Pipeline(ArrayToBytes):
         return f"Pipeline(stages={self.stages!r})"
 
 
+def bounds(shapes: "Sequence[tuple[int, ...]]") -> "Iterator[tuple[int, int]]":
+    """Return where each of several arrays that lie one after another begins and ends.
+
+    >>> list(bounds([(2, 3), (), (4,)]))
+    [(0, 6), (6, 7), (7, 11)]
+    """
+    return itertools.pairwise(itertools.accumulate(map(prod, shapes), initial=0))
+
+
 def literal(value: Literal) -> str:
     """Write an argument as pipeline text does: ``none``, ``true``, ``0.5``, ``'text'`` or ``[1, 2]``."""
     if value is None or isinstance(value, bool):
@@ -360,6 +368,22 @@ def base_of(spec: Spec, like: ArrayLike) -> ArrayLike:
     if not is_torch(like):
         return to_host(base)
     return (base if is_torch(base) else to_tensor(base)).to(like.device)
+
+
+def check_some(spec: Spec) -> str:
+    """Say that there is nothing to code; for `Codec.refuses` of codecs that look at the values first."""
+    return "" if spec.size else "it needs at least one element"
+
+
+def check_integers(spec: Spec) -> str:
+    """Say that only signed integers can be taken; for `Codec.refuses` of codecs that come behind a quantiser."""
+    signed = spec.dtype in ("int8", "int16", "int32", "int64")
+    return "" if signed else "it codes signed integers; put quantize or intdelta before it"
+
+
+def is_number(value: object) -> bool:
+    """Tell whether an argument is an int or a float, and not true or false."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_float(spec: Spec) -> str:

@@ -34,14 +34,6 @@ class Best(Plan):
         if len(self.pipelines) < 2:
             raise ConfigError(f"best: expected two pipelines or more, found {len(self.pipelines)}")
 
-    @property
-    def lossless(self) -> bool:
-        return all(pipeline.lossless for pipeline in self.pipelines)
-
-    @property
-    def reproducible(self) -> bool:
-        return all(pipeline.reproducible for pipeline in self.pipelines)
-
     def refuses(self, spec: Spec) -> str:
         return next(filter(None, (pipeline.refuses(spec) for pipeline in self.pipelines)), "")
 

@@ -5,15 +5,13 @@ bits. The widths divide a byte, so that packing is a few whole-array shifts: byt
 k + 2n, … of n bytes, the first in its lowest bits.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar
 
 import numpy as np
 
 from flowerpress.codecs import both
-from flowerpress.codecs.base import ArrayToBytes, Spec
+from flowerpress.codecs.base import ArrayToBytes, Spec, bounds, check_integers, check_some
 from flowerpress.codecs.both import Both
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, cast, numpy_dtype, to_host, view
 from flowerpress.errors import ChunkError
@@ -36,14 +34,12 @@ class BitPack(ArrayToBytes):
     name: ClassVar[str] = "bitpack"
 
     def refuses(self, spec: Spec) -> str:
-        if spec.dtype not in ("int8", "int16", "int32", "int64"):
-            return "it packs signed integers; put quantize or intdelta before it"
-        return "" if spec.size else "it needs at least one element"
+        return check_integers(spec) or check_some(spec)
 
     def encode(self, x: ArrayLike, spec: Spec) -> Buffer:
         flat: Both = x.reshape(-1)
         parts = []
-        for start, stop in _bounds(spec):
+        for start, stop in bounds(spec.parts):
             piece = flat[start:stop]
             low = int(piece.min()) if stop > start else 0
             width = _width((int(piece.max()) if stop > start else 0) - low)
@@ -55,7 +51,7 @@ class BitPack(ArrayToBytes):
         data, wanted, start = np.frombuffer(y, np.uint8), numpy_dtype(spec.dtype), 0
         out: Host = np.empty(spec.size, wanted)
         limits = np.iinfo(wanted)
-        for first, last in _bounds(spec):
+        for first, last in bounds(spec.parts):
             head = data[start : start + 9].tobytes()
             width, low = head[0] if head else -1, int.from_bytes(head[1:], "little", signed=True)
             stop = start + 9 + _bytes(last - first, width) if width in _WIDTHS else data.size + 1
@@ -67,14 +63,6 @@ class BitPack(ArrayToBytes):
         if start != data.size:
             raise ChunkError(f"array {spec.key!r}: {data.size - start} bytes behind the packed integers")
         return out.reshape(spec.shape)
-
-
-def _bounds(spec: Spec) -> Iterator[tuple[int, int]]:
-    """Return where each array of a chunk begins and ends."""
-    start = 0
-    for shape in spec.parts:
-        yield start, start + prod(shape)
-        start += prod(shape)
 
 
 def _width(spread: int) -> int:

@@ -14,7 +14,7 @@ from flowerpress.codecs.dtypes import Host, cast, is_torch, numpy_dtype, to_tens
 
 Both: TypeAlias = Any  # a numpy array or a torch tensor, used by what they have in common
 _BLOCK = 1 << 17  # elements: temporaries that memory allocators keep, in a core's cache
-EXACT = 1 << 24  # below it, float32 holds every integer
+_EXACT = 1 << 24  # below it, float32 holds every integer
 
 
 def blockwise(function: Callable[..., Both], *arrays: Both, behind: Both = None) -> Both:
@@ -83,7 +83,7 @@ def product(indices: Both, steps: Both, *, most: float | None = None) -> Both:
     name = str(steps.dtype).removeprefix("torch.")
     if most is None:
         most = max(-int(indices.min()), int(indices.max())) if indices.shape[0] else 0
-    wide = "float64" if name == "float32" and most >= EXACT else name
+    wide = "float64" if name == "float32" and most >= _EXACT else name
     if steps.ndim:
         return blockwise(lambda i, s: cast(cast(i, wide) * cast(s, wide), name), indices, steps)
     factor = float(steps) if is_torch(indices) else numpy_dtype(wide).type(float(steps))

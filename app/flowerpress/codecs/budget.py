@@ -12,17 +12,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from flowerpress.codecs.base import Codec, Pipeline, Spec, check_float
+from flowerpress.codecs.base import Codec, Pipeline, Spec, check_float, is_number
 from flowerpress.codecs.both import Both
 from flowerpress.codecs.dtypes import Host, all_finite, cast, dtype_name, local, to_host
 from flowerpress.codecs.entropy import Entropy
 from flowerpress.codecs.levels import Scales, entropy, matrix
 from flowerpress.codecs.plan import Plan, Record
-from flowerpress.codecs.quantize import Quantize
+from flowerpress.codecs.quantize import DEAD_ZONE, Quantize
 from flowerpress.codecs.search import search
 from flowerpress.errors import ConfigError
 
-ZONE = 0.6  # at low rates a dead zone saves more bits than it costs accuracy
 _SAMPLE = 1 << 18  # values that the first guess looks at
 
 
@@ -47,7 +46,7 @@ class Budget(Plan):
         ``step`` in it. By default ``quantize(step=1.0, zone=0.6) | entropy``.
     """
 
-    pipelines: tuple[Pipeline, ...] = (Pipeline((Quantize(step=1.0, zone=ZONE), Entropy())),)
+    pipelines: tuple[Pipeline, ...] = (Pipeline((Quantize(step=1.0, zone=DEAD_ZONE), Entropy())),)
     bits: float | None = None
     bytes: int | None = None
     ratio: float | None = None
@@ -60,18 +59,10 @@ class Budget(Plan):
         if len(given) != 1:
             raise ConfigError(f"budget: expected one of bits, bytes, ratio and error, found {list(given) or 'none'}")
         for name, value in given.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not (isfinite(value) and value > 0):
+            if not (is_number(value) and isfinite(value) and value > 0):
                 raise ConfigError(f"budget: expected {name} above 0, found {value!r}")
         if len(self.pipelines) != 1 or not self.pipelines[0].settled or self._with(0.5) == self._with(0.25):
             raise ConfigError(f"budget: expected one pipeline with a step, found {', '.join(map(str, self.pipelines))}")
-
-    @property
-    def lossless(self) -> bool:
-        return False
-
-    @property
-    def reproducible(self) -> bool:
-        return self.pipelines[0].reproducible
 
     def refuses(self, spec: Spec) -> str:
         return check_float(spec) or self.pipelines[0].refuses(spec)
@@ -95,7 +86,7 @@ class Budget(Plan):
             def guess(share: float) -> float:
                 return sample.step(8 * share * target)
 
-        return self._with(search(used, guess, rising=self.error is not None, all_zero=not sample.rows))
+        return self._with(search(used, guess, rising=self.error is not None))
 
     def _with(self, step: float) -> Pipeline:
         stages = self.pipelines[0].stages
@@ -121,7 +112,7 @@ class _Sample:
             samples.append((x.shape[0] * x.shape[1], to_host(x[::every, :: -(-share // every)])))
             largest = max(largest, float(x.max()), -float(x.min()))
         self.most = largest or 1.0  # the unit of what follows: squares of extreme values overflow
-        self.rows = [(n, (np.abs(x) / self.most).astype(np.float32)) for n, x in samples if largest]
+        self.rows = [(n, (np.abs(x) / self.most).astype(np.float32)) for n, x in samples]
         self.gain = 1.0
 
     def step(self, bits: float) -> float:
@@ -129,7 +120,7 @@ class _Sample:
         if self.gain == 1.0:
             step = self.largest(lambda step: self._bits(step) > bits) / self.most
             by_line = sum(n * Scales(q).choose(2)[0] / q.size for n, q in self._indices(step))
-            self.gain = max(0.1, by_line / self._bits(step))
+            self.gain = max(0.1, by_line / (self._bits(step) or 1.0))
         return self.largest(lambda step: self._bits(step) > bits / self.gain)
 
     def largest(self, holds: Callable[[float], bool]) -> float:
@@ -150,7 +141,7 @@ class _Sample:
         return sum(n * float(entropy(q.mean())) for n, q in self._indices(step))
 
     def _indices(self, step: float) -> Iterator[tuple[int, Host]]:
-        return ((n, np.floor(x * np.float32(1 / step) + np.float32(1 - ZONE))) for n, x in self.rows)
+        return ((n, np.floor(x * np.float32(1 / step) + np.float32(1 - DEAD_ZONE))) for n, x in self.rows)
 
 
 def _finite(record: Record) -> Iterator[Both]:

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 from flowerpress.codecs import ans, pco
+from flowerpress.codecs.base import bounds
 from flowerpress.codecs.dtypes import Host
 from flowerpress.codecs.levels import BOTH, MOST, ONE, Levels, Lines, Scales, entropy, matrix
 from flowerpress.codecs.order import Order
@@ -68,11 +68,8 @@ def _magnitudes(values: Host) -> Host:
 
 
 def _split(flat: Host, shapes: Sequence[Shape]) -> Iterator[Host]:
-    start = 0
-    for shape in shapes:
-        stop = start + prod(shape)
+    for (start, stop), shape in zip(bounds(shapes), shapes, strict=True):
         yield flat[start:stop].reshape(matrix(shape))
-        start = stop
 
 
 def _write(order: Order, values: Host, lines: list[Lines]) -> bytes:
@@ -132,9 +129,8 @@ class _Group:
         size = self.stop - self.start
         if not self.is_small:
             return size * float(entropy(self.total / size)) + 8 * _PCO_BYTES
-        counts = self.histogram[self.histogram > 0]
-        signs = size - self.histogram[0]
-        return float((counts * np.log2(size / counts)).sum() + signs) + 8 * (_GROUP.size + counts.size)
+        signs, table = size - int(self.histogram[0]), np.count_nonzero(self.histogram)
+        return ans.bits(self.histogram) + signs + 8 * (_GROUP.size + table)
 
     def join(self, other: "_Group") -> "_Group":
         histogram, total = self.histogram + other.histogram, self.total + other.total
@@ -161,27 +157,24 @@ def _groups(magnitudes: Host, ends: Host) -> list[_Group]:
     return groups
 
 
-def decompress(body: memoryview, shapes: Sequence[Shape], wanted: "np.dtype[np.signedinteger]") -> Host:
-    """Undo `compress`: return flat integers of the type ``wanted``. ChunkError for bytes that it did not write."""
+def decompress(body: memoryview, shapes: Sequence[Shape], itemsize: int) -> Host:
+    """Undo `compress`: return flat integers of 2, 4 or 8 bytes. ChunkError for bytes that it did not write."""
     source = _Source(body)
     count, length = source.struct(_HEAD)
     tables = [_read_table(source) for _ in range(3)]
     heads = [_read_head(source) for _ in range(count)]
     words = ans.Reader(source.take(length))
     order = Order(np.concatenate([one.classes() for one in _read_lines(words, tables, shapes)]))
-    values = np.zeros(order.size, wanted)
+    values = np.zeros(order.size, f"i{itemsize}")
     start = int(order.ends[0])
     for last, table, width, size in heads:
         stop = int(order.ends[last])
-        if stop <= start or width > max(2, wanted.itemsize):
+        if stop <= start or width > itemsize:
             raise ChunkError("entropy: expected groups of classes in order, found another one")
         if table:
-            piece: Host = words.take(_mirrored(table), stop - start) - (len(table) - 1)
+            values[start:stop] = words.take(_mirrored(table), stop - start) - (len(table) - 1)
         else:
-            piece = pco.decompress(source.take(size), stop - start, width)
-        values[start:stop] = piece
-        if piece.itemsize > wanted.itemsize and (values[start:stop] != piece).any():
-            raise ChunkError(f"entropy: values that do not fit into {wanted}")
+            values[start:stop] = pco.decompress(source.take(size), stop - start, width)
         start = stop
     words.close()
     if start != order.size or source.left:

@@ -17,8 +17,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from flowerpress.codecs import contexts, huffman, pco
-from flowerpress.codecs.base import ArrayToBytes, Spec
+from flowerpress.codecs import ans, contexts, huffman, pco
+from flowerpress.codecs.base import ArrayToBytes, Spec, check_integers, check_some
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, cast, numpy_dtype, to_host
 from flowerpress.errors import ChunkError
 
@@ -42,9 +42,7 @@ class Entropy(ArrayToBytes):
     name: ClassVar[str] = "entropy"
 
     def refuses(self, spec: Spec) -> str:
-        if spec.dtype not in ("int8", "int16", "int32", "int64"):
-            return "it codes signed integers; put quantize or intdelta before it"
-        return "" if spec.size else "it needs at least one element"
+        return check_integers(spec) or check_some(spec)
 
     def encode(self, x: ArrayLike, spec: Spec) -> Buffer:
         low, high = int(x.min()), int(x.max())
@@ -78,7 +76,7 @@ def _decoded(body: memoryview, method: int, width: int, spec: Spec) -> Host:
     if method in (_HUFFMAN, _PACKED) and width <= 8:
         return huffman.decompress(body, width, spec, packed=method == _PACKED)
     if method == _CONTEXTS and width == 0:
-        return contexts.decompress(body, spec.parts, numpy_dtype(spec.dtype))
+        return contexts.decompress(body, spec.parts, max(2, spec.itemsize))
     if method not in (_PCODEC, _STORED) or width not in (2, 4, 8) or width > max(spec.itemsize, 2):
         raise ChunkError(f"array {spec.key!r}: expected a method of entropy coding, found {method}, {width}")
     return pco.decompress(body, spec.size, width) if method == _PCODEC else _from_stored(body, width, spec)
@@ -97,6 +95,5 @@ def _from_stored(body: memoryview, width: int, spec: Spec) -> Host:
 def _entropy(sample: Host) -> float:
     """Return the zero-order entropy in bits per value of what 16 bits hold."""
     counts = np.bincount(sample.clip(-(1 << 15), (1 << 15) - 1).astype(np.int16).view(np.uint16))
-    shares = counts[counts > 0] / sample.size
-    missed = (shares.size - 1) / (2 * sample.size * np.log(2))  # what a sample falls short by (Miller and Madow 1955)
-    return float(missed - (shares * np.log2(shares)).sum())
+    missed = (np.count_nonzero(counts) - 1) / (2 * np.log(2))  # what a sample falls short by (Miller and Madow 1955)
+    return float(missed + ans.bits(counts)) / sample.size

@@ -11,6 +11,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from flowerpress.codecs import ans
 from flowerpress.codecs.dtypes import Host
 
 Levels = npt.NDArray[np.uint8]
@@ -100,6 +101,4 @@ def _rounded(means: Host) -> tuple[Host, Host]:
 
 def _cost(levels: Levels) -> float:
     """Return about how many bits levels take, with their table."""
-    counts = np.bincount(levels)
-    counts = counts[counts > 0]
-    return float((counts * np.log2(counts.sum() / counts)).sum()) + 8
+    return ans.bits(np.bincount(levels)) + 8

@@ -18,14 +18,14 @@ from typing import ClassVar
 import numpy as np
 
 from flowerpress.codecs import both
-from flowerpress.codecs.base import ArrayToArray, Spec, check_float
+from flowerpress.codecs.base import ArrayToArray, Spec, check_float, check_some, is_number
 from flowerpress.codecs.blas import one_thread
 from flowerpress.codecs.both import Both
 from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, numpy_dtype, to_host
 from flowerpress.codecs.levels import matrix
+from flowerpress.codecs.quantize import DEAD_ZONE
 from flowerpress.errors import ChunkError, ConfigError
 
-ZONE = 0.6  # shares of a step below this become 0
 _OVER = 8  # directions that the randomised decomposition looks for beyond its rank
 _EXACT = 2.0**53
 _MOST = 1 << 30
@@ -53,7 +53,7 @@ class LowRank(ArrayToArray):
     def __post_init__(self) -> None:
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or not 1 <= self.rank <= 16:
             raise ConfigError(f"lowrank: expected a rank from 1 to 16, found {self.rank!r}")
-        if not (isinstance(self.step, int | float) and isfinite(self.step) and self.step > 0):
+        if not (is_number(self.step) and isfinite(self.step) and self.step > 0):
             raise ConfigError(f"lowrank: expected a step above 0, found {self.step!r}")
 
     @property
@@ -65,7 +65,7 @@ class LowRank(ArrayToArray):
         return False
 
     def refuses(self, spec: Spec) -> str:
-        return check_float(spec) or ("it needs at least one element" if not spec.size else "")
+        return check_float(spec) or check_some(spec)
 
     def after(self, spec: Spec) -> Spec:
         rank, (rows, columns) = self._rank(spec), matrix(spec.shape)
@@ -123,7 +123,7 @@ class LowRank(ArrayToArray):
         return np.asarray(whole * (self.step * np.ldexp(self.step, -(highest + floor(log2(self.step))))))
 
     def _round(self, x: Host, spec: Spec) -> Host:
-        found = np.floor(np.abs(x) + (1 - ZONE)) * np.sign(x)
+        found = np.floor(np.abs(x) + (1 - DEAD_ZONE)) * np.sign(x)
         if not np.abs(found).max(initial=0) < _MOST:
             raise ConfigError(f"array {spec.key!r}: the step of {self} is too small for values like these")
         return found.astype(np.int32)

@@ -8,7 +8,7 @@ Bytes name what took its place, never a plan: a reader needs none.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NoReturn, Protocol
+from typing import ClassVar, NoReturn, Protocol
 
 from flowerpress.codecs.base import ArrayToBytes, Codec, Pipeline, Spec
 from flowerpress.codecs.dtypes import ArrayLike, Buffer
@@ -58,7 +58,23 @@ class Record(Protocol):
 
 
 class Plan(ArrayToBytes):
-    """A last stage that `settle` replaces."""
+    """A last stage that `settle` replaces by one of its pipelines, with their parameters filled in."""
+
+    pipelines: tuple[Pipeline, ...]
+    each: ClassVar[bool] = False  # decides for each array by itself, not for the record
+
+    @property
+    def choices(self) -> tuple[Pipeline, ...]:
+        """What may take its place."""
+        return self.pipelines
+
+    @property
+    def lossless(self) -> bool:
+        return all(pipeline.lossless for pipeline in self.choices)
+
+    @property
+    def reproducible(self) -> bool:
+        return all(pipeline.reproducible for pipeline in self.choices)
 
     @property
     def settled(self) -> bool:

@@ -11,17 +11,17 @@ _AIM = 0.99
 _MOST_TRIALS = 20
 
 
-def search(used: Callable[[float], float], guess: Callable[[float], float], *, rising: bool, all_zero: bool) -> float:
+def search(used: Callable[[float], float], guess: Callable[[float], float], *, rising: bool) -> float:
     """Return a step that uses at most all of its budget, and at least 98% of it if the steps tried come so near.
 
     ``used`` tries a step and returns the share of the budget that it takes, which grows with the step if it is
     ``rising``; ``guess`` returns the step that should take a share. The first two steps are guessed, the second with
-    what the first was wrong by; the others are found by the secant method. If the values are ``all_zero`` one step is
-    like another. Raises ConfigError if every step takes too much.
+    what the first was wrong by; the others are found by the secant method. Raises ConfigError if every step takes too
+    much.
     """
-    step = 1.0 if all_zero else guess(_AIM)
+    step = guess(_AIM)
     tried = [(step, used(step))]
-    while not (_UNDER <= tried[-1][1] <= 1 or all_zero or _is_flat(tried) or len(tried) == _MOST_TRIALS):
+    while not (_UNDER <= tried[-1][1] <= 1 or _is_flat(tried) or len(tried) == _MOST_TRIALS):
         step, share = tried[-1]
         if len(tried) > 1:
             step = _secant(tried)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from flowerpress.codecs import both
-from flowerpress.codecs.base import ArrayToArray, Spec, check_float
+from flowerpress.codecs.base import ArrayToArray, Spec, check_float, check_some, is_number
 from flowerpress.codecs.both import Both
 from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, bits, cast, local
 from flowerpress.codecs.plan import Record
@@ -52,9 +52,9 @@ class Sparse(ArrayToArray):
         if (self.keep is None) == (self.above is None):
             raise ConfigError(f"sparse: expected one of keep and above, found {self.keep!r} and {self.above!r}")
         for name, value in (("keep", self.keep), ("sample", self.sample)):
-            if value is not None and not (_is_number(value) and 0 < value <= 1):
+            if value is not None and not (is_number(value) and 0 < value <= 1):
                 raise ConfigError(f"sparse: expected {name} above 0 and at most 1, found {value!r}")
-        if self.above is not None and not (_is_number(self.above) and isfinite(self.above) and self.above >= 0):
+        if self.above is not None and not (is_number(self.above) and isfinite(self.above) and self.above >= 0):
             raise ConfigError(f"sparse: expected above of 0 or more, found {self.above!r}")
         if self.above is not None and (self.whole or self.sample != 1):
             raise ConfigError("sparse: whole and sample go with keep")
@@ -75,7 +75,7 @@ class Sparse(ArrayToArray):
         return Sparse(above=self._threshold(record.arrays)) if self.whole else self
 
     def refuses(self, spec: Spec) -> str:
-        return check_float(spec) or ("it needs at least one element" if not spec.size else "")
+        return check_float(spec) or check_some(spec)
 
     def after(self, spec: Spec) -> Spec:
         return Spec(spec.key, spec.dtype, spec.shape, members=spec.members)
@@ -135,7 +135,3 @@ def _reach(counts: Host, wanted: int) -> tuple[int, int]:
     sums = counts[::-1].cumsum()
     back = int(np.searchsorted(sums, wanted))
     return counts.size - 1 - back, int(sums[back] - counts[::-1][back])
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

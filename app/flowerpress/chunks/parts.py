@@ -30,7 +30,7 @@ class _Choice:
     pipeline: Pipeline
 
 
-def plan(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
+def divide(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
     """Return the chunks for numbered arrays and their pipelines; it depends on nothing else.
 
     Arrays of 1 MiB and more are cut into even slices of at most 4 MiB, or 64 MiB if their pipeline is not elementwise,

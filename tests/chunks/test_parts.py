@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from flowerpress import Bundle, Spec, pack, parse
 from flowerpress.chunks.manifest import MOST_CHUNK
-from flowerpress.chunks.plan import JOIN, SLICE, plan
+from flowerpress.chunks.parts import JOIN, SLICE, divide
 
 RAW, WHOLE = parse("quantize(step=1.0) | entropy"), parse("lowrank | entropy")
 
 
 def parts(*shapes: tuple[int, ...], pipeline=RAW):
-    return plan([(i, Spec(str(i), "float32", shape), pipeline) for i, shape in enumerate(shapes)])
+    return divide([(i, Spec(str(i), "float32", shape), pipeline) for i, shape in enumerate(shapes)])
 
 
 @pytest.mark.parametrize(
