@@ -9,6 +9,8 @@
 Flower pays two objects per array and hop; packed into one, a model of 200 tensors travels several times faster.
 """
 
+from collections.abc import Mapping
+
 from flwr.app import Array, ArrayRecord
 
 from flowerpress.chunks.bundle import Bundle
@@ -23,58 +25,77 @@ KEY = "flowerpress.bundle"  # of the one array in a pressed record
 PRESSED = "flowerpress.bundle"  # the stype of that array
 
 
-def press(record: ArrayRecord, codec: CodecLike = "zstd") -> ArrayRecord:
+def press(
+    record: ArrayRecord, codec: CodecLike = "zstd", *, bases: Mapping[str, ArrayLike] | None = None
+) -> ArrayRecord:
     """Return the record as it travels: plain Flower, with one Array of stype ``"flowerpress.bundle"`` for all arrays.
 
-    A LatentRecord that was compressed with the same codec is not compressed again. Arrays whose stype is not Flower's
-    own travel beside the bundle as they are; an empty record is returned empty.
+    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences. A
+    LatentRecord that was compressed with the same codec, without references, is not compressed again. Arrays whose
+    stype is not Flower's own travel beside the bundle as they are; an empty record is returned empty.
 
     >>> import numpy as np
     >>> record = press(LatentRecord([np.zeros(3)]))
     >>> [(a.dtype, a.stype) for a in record.values()]
     [('uint8', 'flowerpress.bundle')]
     """
-    latent = {key: a for key, a in record.items() if a.stype == STYPE}
+    if KEY in record:
+        raise ConfigError(f"press: the key {KEY!r} is reserved; is the record pressed already?")
     bundle = record.bundle if isinstance(record, LatentRecord) and _alike(record.codec, codec) else None
-    pressed = ArrayRecord()
-    if bundle is not None:
+    pressed = beside(record)
+    if bundle is not None and not bases and not bundle.bases:
         pressed[KEY] = _bundle_array(bundle.to_bytes())
-    elif latent:
-        pressed[KEY] = _bundle_array(pack({key: _value(a) for key, a in latent.items()}, codec, keep_input=False))
-    for key, array in record.items():
-        if key not in latent:
-            if key == KEY:
-                raise ConfigError(f"press: the key {KEY!r} is reserved; is the record pressed already?")
-            pressed[key] = array
+    elif values := values_of(record):
+        pressed[KEY] = _bundle_array(pack(values, codec, bases=bases, keep_input=False))
     return pressed
 
 
-def unpress(record: ArrayRecord) -> ArrayRecord:
+def unpress(record: ArrayRecord, *, bases: Mapping[str, ArrayLike] | None = None) -> ArrayRecord:
     """Return the record that was pressed, compressed still; a record that was not pressed is returned as it is.
 
     Raises ChunkError if the bundle is damaged, which includes its chunks; what is decoded later is only checked then.
     """
+    data = bundle_bytes(record)
+    return record if data is None else opened(record, Bundle(data, bases=bases))
+
+
+def bundle_bytes(record: ArrayRecord) -> bytes | None:
+    """Return the bundle in a pressed record; None if it has none."""
     pressed = record.get(KEY)
     if pressed is None or pressed.stype != PRESSED:
-        return record
+        return None
     if tuple(pressed.shape) != (len(pressed.data),) or pressed.dtype != "uint8":
         raise ChunkError(f"bundle: expected uint8[{len(pressed.data)}], found {pressed.dtype}{list(pressed.shape)}")
-    bundle = Bundle(pressed.data)
+    return pressed.data
+
+
+def opened(record: ArrayRecord, bundle: Bundle, codec: CodecLike = "zstd") -> LatentRecord:
+    """Return the arrays of a bundle, checked for damage, and those that a pressed record carries beside it."""
     bundle.verify()
-    latent = LatentRecord.of(bundle)
+    latent = LatentRecord.of(bundle, codec)
     for key, array in record.items():
         if key != KEY:
             latent[key] = array
     return latent
 
 
+def values_of(record: ArrayRecord) -> dict[str, ArrayLike]:
+    """Return what goes into a bundle: all arrays but those of a stype that is not Flower's own, in true dtypes."""
+    plain = {key: array for key, array in record.items() if array.stype == STYPE}
+    return {key: a.decode() if isinstance(a, LatentArray) else plain_numpy(a) for key, a in plain.items()}
+
+
+def beside(record: ArrayRecord) -> ArrayRecord:
+    """Return the arrays that do not go into a bundle, and travel as they are."""
+    others = ArrayRecord()
+    for key, array in record.items():
+        if array.stype != STYPE:
+            others[key] = array
+    return others
+
+
 def _bundle_array(data: bytes) -> Array:
     return Array("uint8", (len(data),), PRESSED, data)
-
-
-def _value(array: Array) -> ArrayLike:
-    """Return what an array holds in its true dtype."""
-    return array.decode() if isinstance(array, LatentArray) else plain_numpy(array)
 
 
 def _alike(a: CodecLike, b: CodecLike) -> bool:

@@ -1,15 +1,20 @@
 """A Grid in this process: every message is really deflated and inflated, and handed to real ClientApps."""
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
+
+from flowerpress.federation.store import FOLDER
 
 RAISED = 2
 
@@ -23,7 +28,10 @@ def wire(message: Message) -> tuple[Message, int]:
 
 
 class LocalGrid(Grid):
-    """Nodes are client apps by id; ``damage``, if given, sees each reply before the server does."""
+    """Nodes are client apps by id; ``damage``, if given, sees each reply before the server does.
+
+    ``caches`` is a folder for the references of each node: as if each were a machine of its own.
+    """
 
     def __init__(
         self,
@@ -31,6 +39,7 @@ class LocalGrid(Grid):
         *,
         damage: Callable[[int, Message], Message | None] | None = None,
         run_config: dict[str, Any] | None = None,
+        caches: Path | None = None,
     ) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self.apps = apps
@@ -39,6 +48,7 @@ class LocalGrid(Grid):
             for i, node in enumerate(apps)
         }
         self.damage = damage
+        self.caches = caches
         self.sent: list[Message] = []
         self.bytes = 0
         self._replies: dict[str, Message] = {}
@@ -71,10 +81,11 @@ class LocalGrid(Grid):
 
     def _answer(self, message: Message) -> None:
         node = message.metadata.dst_node_id
-        try:
-            reply = self.apps[node](message, self.contexts[node])
-        except Exception as error:
-            reply = Message(Error(RAISED, repr(error)), reply_to=message)
+        with self.machine(node):
+            try:
+                reply = self.apps[node](message, self.contexts[node])
+            except Exception as error:
+                reply = Message(Error(RAISED, repr(error)), reply_to=message)
         if self.damage:
             damaged = self.damage(node, reply)
             if damaged is None:
@@ -83,6 +94,14 @@ class LocalGrid(Grid):
         received, nbytes = wire(reply)
         self.bytes += nbytes
         self._replies[message.metadata.message_id] = received
+
+    @contextmanager
+    def machine(self, node: int) -> Iterator[None]:
+        """What happens in it, happens on a node: with ``caches``, each has a folder for references of its own."""
+        with pytest.MonkeyPatch.context() as patch:
+            if self.caches:
+                patch.setenv(FOLDER, str(self.caches / str(node)))
+            yield
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(i) for i in reversed(list(message_ids)) if i in self._replies]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import xxhash
@@ -24,6 +24,9 @@ from flowerpress.codecs.base import Spec, check_base
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, numpy_dtype
 from flowerpress.errors import ChunkError
 
+if TYPE_CHECKING:
+    import mmap
+
 
 class Source(Protocol):
     """Where the bytes of a bundle are: in memory, or in a file."""
@@ -36,9 +39,9 @@ class Source(Protocol):
 
 
 class Memory:
-    """The bytes of a message; reading shares them."""
+    """The bytes of a message, or a mapped file; reading shares them."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: "Buffer | mmap.mmap") -> None:
         self.data = data
 
     def __len__(self) -> int:
@@ -146,9 +149,15 @@ class Bundle(Mapping[str, Host]):
         """Return what is known of an array without decoding it; KeyError if there is no such array."""
         return self.layout.specs[self._index[key]]
 
+    def exact(self, key: str) -> bool:
+        """Tell whether an array is coded losslessly, so that it is, bit by bit, what the writer had."""
+        chunks = (self.layout.chunks[number] for number in self.layout.holders[self._index[key]])
+        return all(self.layout.pipelines[chunk.pipeline].lossless for chunk in chunks)
+
     def to_bytes(self) -> bytes:
-        """Return the whole bundle; without a copy if it is in memory."""
-        return self.source.data if isinstance(self.source, Memory) else bytes(self.source.read(0, self.nbytes))
+        """Return the whole bundle; without a copy if it is bytes."""
+        data = self.source.data if isinstance(self.source, Memory) else None
+        return data if isinstance(data, bytes) else bytes(self.source.read(0, self.nbytes))
 
     @property
     def nbytes(self) -> int:
@@ -231,6 +240,8 @@ class Bundle(Mapping[str, Host]):
         if low < high:
             place = self.layout.places[i] - begin
             out[low - first : high - first] = self._decode(number)[place + low : place + high]
+        if chunk.arrays[-1] == i:  # in order, nobody will ask for this chunk again
+            self._last = None
 
     def _chunk(self, number: int) -> tuple[Buffer, Buffer]:
         """Return header and payload of a chunk whose digest is right."""

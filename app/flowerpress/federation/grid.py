@@ -1,25 +1,34 @@
 """The server's hook: a Grid that presses what a strategy sends and unpresses what comes back.
 
-Any strategy runs on it unchanged: ``strategy.start(grid=PressGrid(grid, "zstd"), …)``. A model that goes to N nodes is
-encoded once. Replies are handed on in a fixed order, still compressed; a strategy decodes an array when it reads it.
+Any strategy runs on it unchanged: ``strategy.start(grid=PressGrid(grid, "zstd"), …)``. ::
+
+    strategy ─► dtypes restored ─► Ledger: differences to what nodes hold ─► push
+    strategy ◄─ in a fixed order ◄─ Screen ◄─ one reply at a time, compressed, on disk ◄─ poll
+
+Replies are handed on still compressed; a strategy decodes an array when it reads it.
 """
 
 import logging
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from flowerpress.codecs.policy import Policy, as_policy
-from flowerpress.errors import ChunkError, ConfigError
-from flowerpress.federation.metrics import Exchange, NodeMetrics, clocks, raw_bytes, wire_bytes
-from flowerpress.federation.protocol import MARK, RAISED, RECORD, Mark, Offer, without_record
-from flowerpress.federation.restore import Dtypes
+from flowerpress.errors import ConfigError, RunError
+from flowerpress.federation.inbox import Got, receive, refusal
+from flowerpress.federation.ledger import Ledger
+from flowerpress.federation.metrics import Exchange, Log, log_to
+from flowerpress.federation.outbox import Outbox, Sent
+from flowerpress.federation.protocol import RAISED, Mark, whole_wanted
+from flowerpress.federation.screening import Findings, Screen
+from flowerpress.federation.store import Store
 from flowerpress.records import CodecLike
-from flowerpress.wire import press, unpress
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo
@@ -27,19 +36,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("flwr")
 _POLL = (0.02, 0.2)  # seconds between polls, at first and at most
-
-
-@dataclass(frozen=True)
-class _Sent:
-    """A message as the strategy made it, and as it went out."""
-
-    message: Message
-    wire: Message
-    metrics: NodeMetrics
+_GIVE_UP = 3  # failed rounds in a row after which a run ends
 
 
 class PressGrid(Grid):
-    """A Grid whose messages are compressed in both directions.
+    """A Grid whose messages are compressed in both directions, against what both ends hold.
 
     Parameters
     ----------
@@ -49,23 +50,39 @@ class PressGrid(Grid):
         What clients code their replies with, and the server its messages unless ``down`` says otherwise; lossless by
         default. It travels to the clients as text.
     down : str, Pipeline or Policy, optional
-        What the server codes its messages with.
+        What the server codes its messages with; it must decode to the same bits everywhere.
+    screen : Screen
+        Which replies a strategy gets to see.
     timeout : float
         Seconds to wait for replies when the strategy names no limit.
+    log : str, Path or callable, optional
+        A file to which each exchange is added as a line of JSON, or what is called with each `Exchange`.
 
     Attributes
     ----------
     exchanges : list of Exchange
         What each round trip cost, the last one last.
 
+    Raises
+    ------
+    RunError
+        When replies are awaited, if there is no hope: see `send_and_receive`.
+
     Notes
     -----
     A node that does not run `press_mod` is found out by its first reply, sent plain arrays in the same round, and from
-    then on. Dtypes that a strategy promoted are restored before they are sent.
+    then on. Dtypes that a strategy promoted are restored before they are sent. References are kept in a `Store`.
     """
 
     def __init__(
-        self, grid: Grid, codec: CodecLike = "zstd", *, down: CodecLike | None = None, timeout: float = 3600.0
+        self,
+        grid: Grid,
+        codec: CodecLike = "zstd",
+        *,
+        down: CodecLike | None = None,
+        screen: Screen | None = None,
+        timeout: float = 3600.0,
+        log: str | Path | Log | None = None,
     ) -> None:
         up = as_policy(codec)
         if not isinstance(up, Policy):
@@ -74,14 +91,20 @@ class PressGrid(Grid):
             raise ConfigError(f"PressGrid: expected a timeout above 0 seconds, found {timeout!r}")
         self.exchanges: list[Exchange] = []
         self._grid = grid
-        self._offer = Offer(str(up))
-        self._down = codec if down is None else down
+        self._screen = screen or Screen()
         self._timeout = timeout
+        self._log = log_to(log) if isinstance(log, str | Path) else log
+        self._name = uuid.uuid4().hex
+        self._pushes = 0
+        self._store = Store()
+        self._ledger = Ledger(as_policy(codec if down is None else down), self._store, self._name)
+        self._outbox = Outbox(str(up), self._ledger)
+        self._sent: dict[str, Sent] = {}
         self._plain_nodes: set[int] = set()
         self._marked_nodes: set[int] = set()
-        self._sent: dict[str, _Sent] = {}
-        self._dtypes = Dtypes()
-        as_policy(self._down)
+        self._norms: list[float] = []  # of the updates of the last train round
+        self._failures = 0  # train rounds in a row that failed
+        self._hopeless: set[int] | None = set()  # the nodes whose training failed, while none has succeeded
 
     def set_run(self, run: "Run") -> None:
         """Set the run of the inner grid."""
@@ -106,14 +129,26 @@ class PressGrid(Grid):
         """Return the nodes that are connected."""
         return self._grid.get_nodes()
 
+    def seed(self, record: ArrayRecord) -> str:
+        """Expect new nodes to hold this record, so that it is not sent to them; return its digest.
+
+        For models that clients make themselves, from a seed (see `press_mod`). One that lacks it gets it whole, in the
+        same round. Files that both ends have are added with ``flowerpress cache add FILE`` on both.
+        """
+        return self._ledger.seed(record)
+
+    def held(self, node: int, name: str = "arrays") -> str:
+        """Return the digest of what a node holds under the name of a record, as far as is known, or ""."""
+        return self._ledger.held(node, name)
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages compressed, each distinct record encoded once; the messages themselves are not changed."""
         return self._push(list(messages))[0]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that are there, unpressed, in a fixed order."""
-        received = [self._receive(reply) for reply in self._grid.pull_messages(list(message_ids))]
-        return [reply for reply, _ in sorted(received, key=_order)]
+        """Return the replies that are there, unpressed and each checked by itself, in a fixed order."""
+        got = [self._receive(reply) for i in list(message_ids) for reply in self._grid.pull_messages([i])]
+        return [g.reply for g in sorted(got, key=lambda g: g.order)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and wait for their replies, which come in the order of partition ids, then node ids.
@@ -129,126 +164,151 @@ class PressGrid(Grid):
         -------
         list of Message
             Replies with content, and error replies. Replies that did not come in time are missing.
-        """
-        started, messages = time.monotonic(), list(messages)
-        if not messages:
-            return []
-        end = started + (self._timeout if timeout is None else timeout)
-        exchange = Exchange(messages[0].metadata.message_type, _round_of(messages[0]))
-        ids, exchange.encode_seconds = self._push(messages)
-        pending, received, pause = {i for i in ids if i}, list[tuple[Message, NodeMetrics]](), _POLL[0]
-        while pending and time.monotonic() < end:
-            time.sleep(pause)
-            pause = min(2 * pause, _POLL[1])
-            for reply in self._grid.pull_messages(list(pending)):
-                answered = reply.metadata.reply_to_message_id
-                pending.discard(answered)
-                if self._is_plain(reply):
-                    again, _ = self._push([self._sent.pop(answered).message])
-                    pending |= {i for i in again if i}
-                else:
-                    received.append(self._receive(reply))
-        for missing in pending:
-            _log.warning("flowerpress: node %d did not reply in time", self._sent.pop(missing).metrics.node)
-        received.sort(key=_order)
-        exchange.nodes = [metrics for _, metrics in received]
-        exchange.seconds = time.monotonic() - started
-        self.exchanges.append(exchange)
-        return [reply for reply, _ in received]
 
-    def _push(self, messages: list[Message]) -> tuple[list[str], float]:
-        """Push what ``messages`` look like on the wire; return their ids and the seconds that coding took."""
+        Raises
+        ------
+        RunError
+            If the training of two nodes or more failed and none has succeeded yet, or if the third round in a row
+            failed; with the reasons.
+        """
+        messages = list(messages)
+        exchange = _exchange(messages)
+        got = sorted(self._replies(messages, timeout, exchange), key=lambda g: g.order)
+        got = self._screened(got)
+        exchange.nodes += [g.metrics for g in got]
+        self._close(exchange, [g.findings.norm for g in got if g.findings])
+        if exchange.failed:
+            got = [g.refused(refusal(f"the round failed: {exchange.failed}")) if g.findings else g for g in got]
+        return [g.reply for g in got]
+
+    def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send messages and yield the replies as they come, for strategies that keep none of them.
+
+        They are screened as in `send_and_receive`, but beside those that came before in this round and in the last.
+        Whether the round failed stands in the last of `exchanges` when all have come.
+        """
+        messages = list(messages)
+        exchange = _exchange(messages)
+        before: list[Findings] = []
+        for arrived in self._replies(messages, timeout, exchange):
+            (got,) = self._screened([arrived], before, self._norms)
+            before += [got.findings] if got.findings else []
+            exchange.nodes.append(got.metrics)
+            yield got.reply
+        self._close(exchange, [findings.norm for findings in before])
+
+    def _replies(self, messages: list[Message], timeout: float | None, exchange: Exchange) -> Iterator[Got]:
+        """Send messages, pull the replies one by one, serve again the nodes that could not read theirs."""
+        started = time.monotonic()
+        end = started + (self._timeout if timeout is None else timeout)
+        ids, exchange.encode_seconds = self._push(messages)
+        pending, pause = {i for i in ids if i}, _POLL[0]
+        while pending and time.monotonic() < end:
+            for i in list(pending):
+                for reply in self._grid.pull_messages([i]):
+                    if i not in pending:
+                        continue  # a second reply to one message
+                    pending.discard(i)
+                    if self._needs_another(reply):
+                        pending |= set(self._push_again(self._sent.pop(i)))
+                    else:
+                        yield self._receive(reply)
+            if pending:
+                time.sleep(pause)
+                pause = min(2 * pause, _POLL[1])
+        for i in pending:
+            metrics = self._sent.pop(i).metrics
+            _log.warning("flowerpress: node %d did not reply in time", metrics.node)
+            exchange.nodes.append(replace(metrics, error="no reply in time"))
+        exchange.seconds = time.monotonic() - started
+
+    def _push(self, messages: list[Message], first: Sent | None = None) -> tuple[list[str], float]:
+        """Push what ``messages`` look like on the wire; return their ids and the seconds that coding took.
+
+        ``first`` is what was sent in the place of the only one, and could not be read.
+        """
         started = time.perf_counter()
-        pressed: dict[int, ArrayRecord] = {}
-        restored: dict[int, ArrayRecord] = {}
-        sent = []
-        for message in messages:
-            node = message.metadata.dst_node_id
-            content = self._wire(message.content, pressed, restored, plain=node in self._plain_nodes)
-            metrics = NodeMetrics(node, Mark(), wire_bytes(content), raw_bytes(message.content))
-            sent.append(_Sent(message, _like(message, content), metrics))
+        self._pushes += 1
+        sent = self._outbox.prepare(messages, f"{self._name}-{self._pushes}", self._plain_nodes)
+        sent = [s.instead_of(first) if first else s for s in sent]
         seconds = time.perf_counter() - started
         ids = list(self._grid.push_messages([s.wire for s in sent]))
         self._sent |= {i: s for i, s in zip(ids, sent, strict=False) if i}
         return ids, seconds
 
-    def _wire(
-        self, content: RecordDict, pressed: dict[int, ArrayRecord], restored: dict[int, ArrayRecord], *, plain: bool
-    ) -> RecordDict:
-        """Return a message's content as it travels; records that messages share are coded once, by identity."""
-        if RECORD in content:
-            raise ConfigError(f"PressGrid: the record name {RECORD!r} is reserved; rename yours")
-        wire = RecordDict()
-        for name, record in content.items():
-            if isinstance(record, ArrayRecord):
-                if id(record) not in restored:
-                    restored[id(record)] = self._dtypes.restore(name, record)
-                if not plain and id(record) not in pressed:
-                    pressed[id(record)] = press(restored[id(record)], self._down)
-                wire[name] = (restored if plain else pressed)[id(record)]
-            else:
-                wire[name] = record
-        if not plain:
-            wire[RECORD] = self._offer.record()
-        return wire
+    def _push_again(self, first: Sent) -> list[str]:
+        ids, _ = self._push([first.message], first)
+        return [i for i in ids if i]
 
-    def _is_plain(self, reply: Message) -> bool:
-        """Tell whether a reply to a pressed message shows that its node does not run the mod; remember it."""
+    def _needs_another(self, reply: Message) -> bool:
+        """Tell whether a node could not read its message, plain or for lack of a reference, and remember that."""
         sent = self._sent.get(reply.metadata.reply_to_message_id)
-        if sent is None or RECORD not in sent.wire.content:
+        if sent is None or sent.plain:
             return False
-        node = sent.metrics.node
+        if whole_wanted(reply) and not sent.again:
+            for name in sent.sendings:
+                self._ledger.holds(sent.node, name, "")
+            return True
         if Mark.find(reply) is not None:
-            self._marked_nodes.add(node)
+            self._marked_nodes.add(sent.node)
             return False
-        if reply.has_error() and (reply.error.code != RAISED or node in self._marked_nodes):
+        if reply.has_error() and (reply.error.code != RAISED or sent.node in self._marked_nodes):
             return False  # the node was lost, or its app has no function for such messages: mods are not asked then
-        _log.info("flowerpress: node %d does not run press_mod; it gets plain arrays", node)
-        self._plain_nodes.add(node)
+        _log.info("flowerpress: node %d does not run press_mod; it gets plain arrays", sent.node)
+        self._plain_nodes.add(sent.node)
         return True
 
-    def _receive(self, reply: Message) -> tuple[Message, NodeMetrics]:
-        """Unpress a reply, which is ours alone, and take the mark off it."""
+    def _receive(self, reply: Message) -> Got:
         sent = self._sent.pop(reply.metadata.reply_to_message_id, None)
-        mark = Mark.find(reply) or Mark()
-        sender = sent.metrics if sent else NodeMetrics(reply.metadata.src_node_id, mark, 0, 0)
-        if reply.has_error():
-            return self._refuse(reply, sent, sender, mark, reply.error)
-        up = wire_bytes(reply.content)
+        got = receive(reply, sent, self._screen, self._ledger, self._store)
+        if got.metrics.error:
+            self._plain_nodes.discard(got.metrics.node)  # it failed with plain arrays, too: that was not the reason
+        return got
+
+    def _screened(self, got: list[Got], before: Sequence[Findings] = (), norms: Sequence[float] = ()) -> list[Got]:
+        """Refuse the replies that do not fit the others of their round; ``before`` are valid ones that came earlier."""
+        found = {i: g.findings for i, g in enumerate(got) if g.findings}
+        sent = next((g.sent for g in got if g.sent), None)
+        if sent is None or sent.kind not in ("train", "evaluate"):
+            return got
+        odd = self._screen.odd_ones(found, sent.records if sent.kind == "train" else None, before, norms)
+        return [g.refused(refusal(odd[i])) if i in odd else g for i, g in enumerate(got)]
+
+    def _close(self, exchange: Exchange, norms: list[float]) -> None:
+        """Note what a round cost and whether it failed; ``norms`` are those of its valid replies."""
+        self._ledger.settle()
+        if not exchange.nodes:
+            return
+        train = exchange.message_type.split(".", 1)[0] == "train"
+        reasons = "; ".join(sorted({f"node {node.node}: {node.error}" for node in exchange.nodes if node.error}))
+        if train and len(norms) < self._screen.min_replies:
+            exchange.failed = f"{len(norms)} valid replies of {self._screen.min_replies} that are needed; {reasons}"
+        self.exchanges.append(exchange)
+        (_log.warning if exchange.failed else _log.info)("flowerpress: %s", exchange.line())
         try:
-            records = without_record(reply.content)
-            reply.content = RecordDict(
-                {name: unpress(r) if isinstance(r, ArrayRecord) else r for name, r in records.items()}
-            )
-        except ChunkError as error:
-            return self._refuse(reply, sent, sender, mark, Error(RAISED, f"{MARK}refused: {error}"))
-        return reply, replace(sender, mark=mark, up_bytes=up, clocks=clocks(reply.content))
+            if self._log:
+                self._log(exchange)
+        except Exception:  # a full disk, or a server for metrics that is away, is no reason to end a run
+            _log.exception("flowerpress: the log of exchanges failed")
+        if train:
+            self._count(exchange, norms)
 
-    def _refuse(
-        self, reply: Message, sent: _Sent | None, sender: NodeMetrics, mark: Mark, error: Error
-    ) -> tuple[Message, NodeMetrics]:
-        """Return an error reply that names the node: for lost nodes Flower's own names the SuperLink."""
-        if sent is not None:
-            reply = Message(error, reply_to=sent.wire)
-        self._plain_nodes.discard(sender.node)  # it failed with plain arrays, too: that was not the reason
-        reason = error.reason or f"error {error.code}"
-        return reply, replace(sender, mark=mark, error=reason)
-
-
-def _order(received: tuple[Message, NodeMetrics]) -> tuple[int, int]:
-    _, metrics = received
-    return metrics.mark.partition, metrics.node
+    def _count(self, exchange: Exchange, norms: list[float]) -> None:
+        """Count failed rounds in a row; RunError if there is no hope."""
+        self._norms = norms or self._norms
+        self._failures = self._failures + 1 if exchange.failed else 0
+        if norms:
+            self._hopeless = None
+        if self._hopeless is not None:
+            self._hopeless |= {node.node for node in exchange.nodes}
+        if self._failures >= _GIVE_UP or len(self._hopeless or ()) > 1:
+            raise RunError(f"round {exchange.server_round}: training fails: {exchange.failed}")
 
 
-def _like(message: Message, content: RecordDict) -> Message:
-    """Return a new message to the same node, with other content."""
-    m = message.metadata
-    return Message(content, m.dst_node_id, m.message_type, ttl=m.ttl, group_id=m.group_id, dst_task_id=m.dst_task_id)
-
-
-def _round_of(message: Message) -> int:
-    """Return the round that the strategy wrote into its configuration, or 0."""
-    for record in message.content.config_records.values():
-        if isinstance(found := record.get("server-round"), int):
-            return found
-    return 0
+def _exchange(messages: list[Message]) -> Exchange:
+    """Return the exchange that these messages begin, in the round that the strategy wrote into its configuration."""
+    if not messages:
+        return Exchange("", 0)
+    configs = messages[0].content.config_records.values()
+    rounds = (r for r in (record.get("server-round") for record in configs) if isinstance(r, int))
+    return Exchange(messages[0].metadata.message_type, next(rounds, 0))

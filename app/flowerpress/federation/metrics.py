@@ -1,15 +1,22 @@
 """What an exchange of messages cost: bytes on the wire and raw, seconds of coding, per node and in all."""
 
+import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 
+import numpy as np
 from flwr.app import Array, RecordDict
 
 from flowerpress.chunks.bundle import Clock
-from flowerpress.codecs.dtypes import numpy_dtype
+from flowerpress.codecs.dtypes import ArrayLike, Host, dtype_name, is_float, numpy_dtype, to_host
 from flowerpress.errors import ConfigError
 from flowerpress.federation.protocol import Mark
 from flowerpress.records import LatentArray
+
+_BLOCK = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -18,8 +25,9 @@ class NodeMetrics:
 
     node: int
     mark: Mark
-    down_bytes: int
-    down_raw_bytes: int
+    down_bytes: int = 0
+    down_raw_bytes: int = 0
+    down_distortion: float = 0.0
     up_bytes: int = 0
     error: str = ""
     clocks: tuple[Clock, ...] = ()
@@ -33,6 +41,8 @@ class NodeMetrics:
             "down-raw-bytes": self.down_raw_bytes,
             "up-bytes": self.up_bytes,
             "up-raw-bytes": self.mark.raw_bytes,
+            "down-distortion": self.down_distortion,
+            "up-distortion": self.mark.distortion,
             "client-encode-seconds": self.mark.encode_seconds,
             "client-decode-seconds": self.mark.decode_seconds,
             "server-decode-seconds": sum(clock.seconds for clock in self.clocks),
@@ -42,13 +52,17 @@ class NodeMetrics:
 
 @dataclass
 class Exchange:
-    """One round trip: all nodes that were sent a message of one type and what came of it."""
+    """One round trip: all nodes that were sent a message of one type and what came of it.
+
+    ``failed`` says why the round had too few valid replies, and is empty if it had enough.
+    """
 
     message_type: str
     server_round: int
     nodes: list[NodeMetrics] = field(default_factory=list)
     encode_seconds: float = 0.0
     seconds: float = 0.0
+    failed: str = ""
 
     def row(self) -> dict[str, object]:
         """Return sums over the nodes, then the nodes."""
@@ -58,17 +72,72 @@ class Exchange:
             return sum(value for row in rows if not isinstance(value := row[name], str))
 
         names = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes")
+        sums = {name: total(name) for name in names}
+        sent = sums["down-bytes"] + sums["up-bytes"]
         return {
             "type": self.message_type,
             "round": self.server_round,
             "replies": sum(not node.error for node in self.nodes),
             "failures": sum(bool(node.error) for node in self.nodes),
-            **{name: total(name) for name in names},
+            "failed": self.failed,
+            **sums,
+            "ratio": (sums["down-raw-bytes"] + sums["up-raw-bytes"]) / sent if sent else 1.0,
+            "distortion": max((node.mark.distortion for node in self.nodes), default=0.0),
             "encode-seconds": self.encode_seconds + total("client-encode-seconds"),
             "decode-seconds": total("server-decode-seconds") + total("client-decode-seconds"),
             "seconds": self.seconds,
             "nodes": rows,
         }
+
+    def line(self) -> str:
+        """Return the exchange as one line for a person."""
+        row = self.row()
+        down, up, ratio, seconds = (float(str(row[name])) for name in ("down-bytes", "up-bytes", "ratio", "seconds"))
+        line = (
+            f"round {self.server_round} {self.message_type}: {row['replies']} replies, {row['failures']} failures, "
+            f"sent {_megabytes(down)} down and {_megabytes(up)} up, {ratio:.1f}x less than raw, {seconds:.1f} s"
+        )
+        return f"{line}; failed: {self.failed}" if self.failed else line
+
+
+Log = Callable[[Exchange], None]
+
+
+def log_to(path: str | Path) -> Log:
+    """Return what appends each exchange to a file, as a line of JSON."""
+
+    def write(exchange: Exchange) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with Path(path).open("a") as file:
+            file.write(json.dumps(exchange.row()) + "\n")
+
+    return write
+
+
+def distortion(meant: Mapping[str, ArrayLike], decoded: Mapping[str, Host], bases: Mapping[str, ArrayLike]) -> float:
+    """Return the L2 norm of what a codec dropped over that of what there was to say.
+
+    That is the difference to the reference, where there is one of the same shape, else the array; floats only.
+    """
+    dropped = said = 0.0
+    for key, array in meant.items():
+        x = to_host(array)
+        if is_float(dtype_name(x)):
+            base = to_host(bases[key]) if key in bases else np.zeros((), x.dtype)
+            said += squared_distance(x, base if base.shape == x.shape else np.zeros((), x.dtype))
+            dropped += squared_distance(x, decoded[key])
+    return math.sqrt(dropped / said) if said else 0.0
+
+
+def squared_distance(x: Host, y: Host) -> float:
+    """Return the sum of the squared differences, in float64, a block at a time; inf where it is too large."""
+    x, y = x.reshape(-1), np.broadcast_to(y.reshape(-1), x.size)
+    total = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, x.size, _BLOCK):
+            d = np.subtract(x[start : start + _BLOCK], y[start : start + _BLOCK], dtype=np.float64)
+            total += float(d @ d)
+    return total
 
 
 def arrays_of(content: RecordDict) -> list[Array]:
@@ -92,11 +161,6 @@ def clocks(content: RecordDict) -> tuple[Clock, ...]:
     return tuple(bundle.clock for bundle in bundles.values())
 
 
-def decode_seconds(content: RecordDict) -> float:
-    """Return the seconds spent so far on decoding the records of a message."""
-    return sum(clock.seconds for clock in clocks(content))
-
-
 def _nbytes(array: Array) -> int:
     if isinstance(array, LatentArray):
         return array.spec.nbytes
@@ -104,3 +168,7 @@ def _nbytes(array: Array) -> int:
         return prod(array.shape) * numpy_dtype(array.dtype).itemsize
     except ConfigError:
         return len(array.data)
+
+
+def _megabytes(n: float) -> str:
+    return f"{n / 1e6:.3g} MB"

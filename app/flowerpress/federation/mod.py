@@ -1,8 +1,8 @@
 """The client's hook: one mod, outermost, that presses what the app answers and unpresses what it is asked. ::
 
 server ─► [ press_mod ─► other mods, such as DP ─► the app ] ─► server
-            unpress: LatentRecords, decoded when read
-            press: one bundle per ArrayRecord, with the codec the server named
+            receive: LatentRecords, decoded when read
+            press: one bundle per ArrayRecord, with the codec the server named, against what was received
 """
 
 import logging
@@ -11,28 +11,40 @@ import time
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from flowerpress.chunks.bundle import Bundle
 from flowerpress.errors import FlowerpressError
-from flowerpress.federation.metrics import decode_seconds, raw_bytes
+from flowerpress.federation.metrics import distortion, raw_bytes
 from flowerpress.federation.protocol import (
     MARK,
+    NEED_WHOLE,
     RECORD,
     VERSION,
     Mark,
+    NeedWhole,
     Offer,
     error_reply,
     partition_of,
-    without_record,
+    reference_of,
 )
-from flowerpress.wire import press, unpress
+from flowerpress.federation.reference import Initial, Received, receive
+from flowerpress.wire import bundle_bytes, press, values_of
 
 _log = logging.getLogger("flwr")
 
 
-def press_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+def press_mod(
+    message: Message, context: Context, call_next: ClientAppCallable, *, initial: Initial | None = None
+) -> Message:
     """Exchange compressed records with a server that runs `PressGrid`; with any other, do nothing.
 
     Use it as the first mod of a ClientApp: ``ClientApp(mods=[press_mod])``. What the app, or the codec, raises reaches
     the server as an error reply with the reason; the log of the client has the traceback.
+
+    Parameters
+    ----------
+    initial : callable, optional
+        Makes, from the context, the model that the run starts from, if a client can: built from a seed, or read from a
+        file. With `PressGrid.seed` on the server it is never sent: ``mods=[partial(press_mod, initial=make_model)]``.
     """
     offer = Offer.find(message.content) if message.has_content() else None
     if offer is None:
@@ -40,25 +52,46 @@ def press_mod(message: Message, context: Context, call_next: ClientAppCallable) 
     if offer.version != VERSION:
         return error_reply(message, f"this node speaks protocol {VERSION}, the server {offer.version}; upgrade one")
     try:
-        message.content = RecordDict(
-            {k: unpress(r) if isinstance(r, ArrayRecord) else r for k, r in without_record(message.content).items()}
-        )
-        reply = call_next(message, context)
-        return _pressed(reply, offer, context, decode_seconds(message.content))
+        started = time.perf_counter()
+        received = receive(message.content, offer, context, initial)
+        seconds = time.perf_counter() - started
+        message.content = received.content
+        return _pressed(call_next(message, context), offer, context, received, seconds)
+    except NeedWhole as error:
+        return error_reply(message, f"{NEED_WHOLE}{error}")
     except Exception as error:  # the app's own, too: without the mark the server would take this node for a plain one
         if not isinstance(error, FlowerpressError):
             _log.exception("flowerpress: the client app raised")
         return error_reply(message, f"{type(error).__name__}: {error}")
 
 
-def _pressed(reply: Message, offer: Offer, context: Context, decoding: float) -> Message:
+def _pressed(reply: Message, offer: Offer, context: Context, received: Received, decode_seconds: float) -> Message:
     """Press the ArrayRecords of a reply, which is ours alone, and leave the mark."""
     if reply.has_error():
         reply.error = Error(reply.error.code, MARK + (reply.error.reason or ""))
         return reply
     started = time.perf_counter()
-    records = {k: press(r, offer.codec) if isinstance(r, ArrayRecord) else r for k, r in reply.content.items()}
+    bases = {name: reference_of(name, received.references) for name in reply.content.array_records}
+    pressed = {name: press(r, offer.codec, bases=bases[name]) for name, r in reply.content.array_records.items()}
     seconds = time.perf_counter() - started
-    mark = Mark(partition_of(context), raw_bytes(reply.content), seconds, decoding)
-    reply.content = RecordDict({**records, RECORD: mark.record()})
+    mark = Mark(
+        partition=partition_of(context),
+        ticket=offer.ticket,
+        holds=received.holds,
+        raw_bytes=raw_bytes(reply.content),
+        distortion=max(
+            (_distortion(r, pressed[n], bases[n]) for n, r in reply.content.array_records.items()), default=0.0
+        ),
+        encode_seconds=seconds,
+        decode_seconds=decode_seconds,
+    )
+    reply.content = RecordDict({**dict(reply.content.items()), **pressed, RECORD: mark.record()})
     return reply
+
+
+def _distortion(record: ArrayRecord, pressed: ArrayRecord, bases: Bundle | None) -> float:
+    """Return what the codec dropped of a record, relative to what there was to say."""
+    bundle = Bundle(data, bases=bases) if (data := bundle_bytes(pressed)) else None
+    if bundle is None or all(map(bundle.exact, bundle)):
+        return 0.0
+    return distortion(values_of(record), bundle, bundle.bases)

@@ -2,35 +2,66 @@
 
 ::
 
-    server ──► client   "flowerpress": version, codec         the grid is there; press replies with this codec
-    client ──► server   "flowerpress": version, partition-id, raw-bytes, encode-seconds, decode-seconds    the mark
+    server ──► client   "flowerpress": version, codec, ticket; records, from, to
+                        what to press replies with, and what each record was coded against and becomes (digests, or "")
+    client ──► server   "flowerpress": version, ticket; records, holds; partition-id, raw-bytes, distortion, seconds
+                        the mark
 
 An error reply has no records: there the mark stands at the beginning of the reason. A reply without the mark comes from
-a node that does not run the mod.
+a node that does not run the mod. A node that lacks what a record was coded against says so in an error reply, and gets
+the record whole.
 """
 
-from dataclasses import dataclass
-from typing import Self, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self, TypeVar
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+
+from flowerpress.errors import FlowerpressError
 
 VERSION = 1
 RECORD = "flowerpress"
 MARK = "[flowerpress] "
-T = TypeVar("T", int, float)
+NEED_WHOLE = "need-whole: "
 RAISED = 2  # Flower's code for a client app that raised; its name is not public
+T = TypeVar("T", int, float)
+V = TypeVar("V")
+
+
+class NeedWhole(FlowerpressError):
+    """A node cannot decode a record because it lacks, or disagrees on, the reference; it has to be sent whole."""
+
+
+class Step(NamedTuple):
+    """From which reference to which a record leads: digests of what both ends hold before and after; "" for nothing."""
+
+    start: str
+    to: str
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What the server asks of a client."""
+    """What the server asks of a client; the ticket comes back with the reply, which it makes the reply to this."""
 
     codec: str
+    ticket: str = ""
+    steps: Mapping[str, Step] = field(default_factory=dict)
     version: int = VERSION
 
     def record(self) -> ConfigRecord:
         """Return the offer as it travels."""
-        return ConfigRecord({"version": self.version, "codec": self.codec})
+        names = list(self.steps)
+        return ConfigRecord(
+            {
+                "version": self.version,
+                "codec": self.codec,
+                "ticket": self.ticket,
+                "records": names,
+                "from": [self.steps[name].start for name in names],
+                "to": [self.steps[name].to for name in names],
+            }
+        )
 
     @classmethod
     def find(cls, content: RecordDict) -> Self | None:
@@ -38,15 +69,28 @@ class Offer:
         record = content.config_records.get(RECORD)
         if record is None:
             return None
-        return cls(str(record.get("codec", "")), _number(record, "version", int))
+        steps = zip(_texts(record, "records"), _texts(record, "from"), _texts(record, "to"), strict=False)
+        return cls(
+            str(record.get("codec", "")),
+            str(record.get("ticket", "")),
+            {name: Step(start, to) for name, start, to in steps},
+            _number(record, "version", int),
+        )
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a client says of its reply; -1 stands for a partition that the node does not know."""
+    """What a client says of its reply; -1 stands for a partition that the node does not know.
+
+    ``holds`` are the digests of what the node holds now, by the name of the record; ``distortion`` is the L2 norm of
+    what the codec dropped over that of what there was to say: the update, or the arrays where there is no reference.
+    """
 
     partition: int = -1
+    ticket: str = ""
+    holds: Mapping[str, str] = field(default_factory=dict)
     raw_bytes: int = 0
+    distortion: float = 0.0
     encode_seconds: float = 0.0
     decode_seconds: float = 0.0
 
@@ -55,8 +99,12 @@ class Mark:
         return ConfigRecord(
             {
                 "version": VERSION,
+                "ticket": self.ticket,
+                "records": list(self.holds),
+                "holds": list(self.holds.values()),
                 "partition-id": self.partition,
                 "raw-bytes": self.raw_bytes,
+                "distortion": self.distortion,
                 "encode-seconds": self.encode_seconds,
                 "decode-seconds": self.decode_seconds,
             }
@@ -72,7 +120,10 @@ class Mark:
             return None
         return cls(
             _number(record, "partition-id", int),
+            str(record.get("ticket", "")),
+            dict(zip(_texts(record, "records"), _texts(record, "holds"), strict=False)),
             _number(record, "raw-bytes", int),
+            _number(record, "distortion", float),
             _number(record, "encode-seconds", float),
             _number(record, "decode-seconds", float),
         )
@@ -81,6 +132,17 @@ class Mark:
 def error_reply(message: Message, reason: str) -> Message:
     """Return a reply that says, with the mark, why a client could not answer."""
     return Message(Error(RAISED, MARK + reason), reply_to=message)
+
+
+def whole_wanted(reply: Message) -> bool:
+    """Tell whether a node lacks what it was sent differences to."""
+    return reply.has_error() and (reply.error.reason or "").startswith(MARK + NEED_WHOLE)
+
+
+def reference_of(name: str, references: Mapping[str, V]) -> V | None:
+    """Return what a record of a reply is coded against: what came under its name, or the only one that came."""
+    only = next(iter(references.values())) if len(references) == 1 else None
+    return references.get(name, only)
 
 
 def partition_of(context: Context) -> int:
@@ -96,4 +158,9 @@ def without_record(content: RecordDict) -> RecordDict:
 
 def _number(record: ConfigRecord, key: str, kind: type[T]) -> T:
     value = record.get(key, -1)
-    return kind(value) if isinstance(value, int | float) else kind(-1)
+    return kind(value) if isinstance(value, (int, kind)) else kind(-1)
+
+
+def _texts(record: ConfigRecord, key: str) -> list[str]:
+    value = record.get(key, [])
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []

@@ -1,0 +1,97 @@
+"""A reply as it came, made into a reply as the strategy sees it: unpressed, still compressed, checked by itself.
+
+Whatever a peer's bytes bring about, here, costs that peer its reply, and nothing else.
+"""
+
+from dataclasses import dataclass, replace
+
+from flwr.app import ArrayRecord, Error, Message, RecordDict
+
+from flowerpress.chunks.bundle import Memory
+from flowerpress.errors import ChunkError
+from flowerpress.federation.ledger import Ledger, Sending
+from flowerpress.federation.metrics import NodeMetrics, clocks, wire_bytes
+from flowerpress.federation.outbox import Sent
+from flowerpress.federation.protocol import MARK, RAISED, Mark, reference_of, without_record
+from flowerpress.federation.screening import Findings, Screen
+from flowerpress.federation.store import Store, on_disk
+from flowerpress.federation.update import Update
+from flowerpress.wire import bundle_bytes, opened
+
+_LARGE = 1 << 20  # bytes of a reply that waits on disk
+
+
+@dataclass(frozen=True)
+class Got:
+    """A reply as the strategy sees it, what it answers, what it cost, and what it is like if it is a valid one."""
+
+    reply: Message
+    sent: Sent | None
+    metrics: NodeMetrics
+    findings: Findings | None = None
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What replies are sorted by."""
+        return self.metrics.mark.partition, self.metrics.node
+
+    def refused(self, error: Error) -> "Got":
+        """Return an error in the place of the reply, from the right node: lost ones Flower reports as the SuperLink."""
+        if self.sent is not None or not self.reply.has_error():
+            return replace(
+                self,
+                reply=Message(error, reply_to=self.sent.wire if self.sent else self.reply),
+                metrics=replace(self.metrics, error=error.reason or f"error {error.code}"),
+                findings=None,
+            )
+        return replace(self, metrics=replace(self.metrics, error=error.reason or f"error {error.code}"))
+
+
+def refusal(reason: str) -> Error:
+    """Return the error that a strategy sees in the place of a reply."""
+    return Error(RAISED, f"{MARK}refused: {reason}")
+
+
+def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, store: Store) -> Got:
+    """Unpress a reply, which is ours alone, take the mark off it, note what its node holds, and check it by itself."""
+    mark = Mark.find(reply) or Mark()
+    sender = sent.metrics if sent else NodeMetrics(reply.metadata.src_node_id, mark)
+    got = Got(reply, sent, replace(sender, mark=mark))
+    if reply.has_error():
+        return got.refused(reply.error)
+    got = replace(got, metrics=replace(got.metrics, up_bytes=wire_bytes(reply.content)))
+    try:
+        if sent is not None and not sent.plain:
+            _confirm(mark, sent, ledger)
+        reply.content = _unpressed(without_record(reply.content), sent, store)
+        findings = screen.examine(reply, sent.records if sent else RecordDict())
+    except Exception as error:  # see above
+        return got.refused(refusal(str(error) if isinstance(error, ChunkError) else repr(error)))
+    return replace(got, metrics=replace(got.metrics, clocks=clocks(reply.content)), findings=findings)
+
+
+def _confirm(mark: Mark, sent: Sent, ledger: Ledger) -> None:
+    """Check that a reply is one to this message, and note what its node holds now."""
+    if mark.ticket != sent.ticket:
+        raise ChunkError(f"expected a reply to the message {sent.ticket!r}, found one to {mark.ticket!r}")
+    for name, sending in sent.sendings.items():
+        if sending.step is not None:
+            found, expected = mark.holds.get(name, ""), sending.step.to
+            ledger.holds(sent.node, name, found if found == expected else "")
+            if found not in ("", expected):
+                raise ChunkError(f"{name}: expected a reply that is based on {expected}, found one on {found!r}")
+
+
+def _unpressed(records: RecordDict, sent: Sent | None, store: Store) -> RecordDict:
+    """Return the records of a reply, compressed still, large ones on disk."""
+    sendings = {name: s for name, s in sent.sendings.items() if s.step} if sent else {}
+    content = RecordDict()
+    for name, record in records.items():
+        data = bundle_bytes(record) if isinstance(record, ArrayRecord) else None
+        if data is None or not isinstance(record, ArrayRecord):
+            content[name] = record
+            continue
+        to = reference_of(name, sendings) or Sending(record)
+        source = on_disk(data, store.folder) if len(data) >= _LARGE else Memory(data)
+        content[name] = opened(record, Update(source, to.reference or {}, to.model))
+    return content

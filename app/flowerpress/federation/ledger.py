@@ -1,0 +1,146 @@
+"""The server's end of the references: which node holds what, and what to send it so that it holds the new model. ::
+
+    node 1 ┐                                 ┌► model ── nothing but the digest, if that is what they hold
+    node 2 ┴─ hold A ─► one encode: model - A┤
+    node 3 ─── holds B ─► one encode: model - B
+    node 4 ─── holds nothing ─► whole; encoded once for all such nodes
+
+What a lossy codec drops is in the next difference by itself, because that is taken to what the nodes decoded: there is
+no residual on this side. A node counts as holding a reference when it has said so in a reply.
+"""
+
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord
+
+from flowerpress.chunks.bundle import Bundle
+from flowerpress.codecs.base import Spec
+from flowerpress.codecs.dtypes import ArrayLike
+from flowerpress.errors import ConfigError
+from flowerpress.federation.metrics import distortion
+from flowerpress.federation.protocol import Step
+from flowerpress.federation.store import SEED, Store, digest_of
+from flowerpress.records import CodecLike
+from flowerpress.wire import beside, bundle_bytes, press, values_of
+
+MOST_ENCODES = 64  # of differences to one model; the nodes beyond them get it whole
+
+
+@dataclass(frozen=True)
+class Sending:
+    """A record on its way to some nodes: its form on the wire, and where it leads them.
+
+    Without a step it is coded without references and leaves none. ``model`` is what was meant if the nodes decode
+    something else.
+    """
+
+    wire: ArrayRecord
+    step: Step | None = None
+    reference: Bundle | None = None
+    model: Mapping[str, ArrayLike] | None = None
+    distortion: float = 0.0
+
+
+class Ledger:
+    """What each node holds of each record, as far as the server knows.
+
+    Parameters
+    ----------
+    codec : str, Pipeline, Policy or callable
+        What codes the records.
+    store : Store
+        Where the references are.
+    run : str
+        Who holds them there; they are let go when the ledger is.
+    """
+
+    def __init__(self, codec: CodecLike, store: Store, run: str) -> None:
+        self._codec, self._store, self._run = codec, store, run
+        self._held: dict[tuple[int, str], str] = {}
+        self._seeds: dict[str, dict[str, Spec]] = {}
+        self._models: dict[str, str] = {}  # digest of what nodes decoded: digest of the model it was coded from
+        self._wholes: dict[str, Sending] = {}  # by digest of the model; while messages are on their way
+        weakref.finalize(self, store.keep, run, ())
+
+    def held(self, node: int, name: str) -> str:
+        """Return the digest of what a node holds under this name, or ""."""
+        return self._held.get((node, name), "")
+
+    def holds(self, node: int, name: str, digest: str) -> None:
+        """Note what a node says it holds; "" for nothing."""
+        self._held[node, name] = digest
+
+    def seed(self, record: ArrayRecord) -> str:
+        """Expect nodes of which nothing is known to hold this record; return its digest."""
+        values = values_of(record)
+        digest = digest_of(values)
+        self._seeds[digest] = {key: Spec.of(x, key) for key, x in values.items()}
+        self._store.add(digest, values, self._run)
+        return digest
+
+    def settle(self) -> None:
+        """Let go of references that no node holds; nothing is on its way any longer."""
+        self._wholes.clear()
+        digests = {*self._held.values(), *self._seeds}
+        self._models = {digest: model for digest, model in self._models.items() if digest in digests}
+        self._store.keep(self._run, digests)
+
+    def send(self, name: str, records: Sequence[tuple[int, ArrayRecord]]) -> list[Sending]:
+        """Return how nodes are to be sent their records, which have one name and belong to one push.
+
+        Raises ConfigError if the codec does not decode to the same bits everywhere.
+        """
+        distinct = {id(record): record for _, record in records}
+        values = {i: values_of(record) for i, record in distinct.items()}
+        digests = {i: digest_of(x) for i, x in values.items()}
+        if len(set(digests.values())) > 1 or not all(values.values()):
+            plain = {i: Sending(press(record, self._codec)) for i, record in distinct.items()}
+            return [plain[id(record)] for _, record in records]
+        ((i, record), *_) = distinct.items()
+        groups = self._groups(name, [node for node, _ in records], values[i])
+        sendings = {start: self._sending(record, digests[i], start) for start in set(groups.values())}
+        return [sendings[groups[node]] for node, _ in records]
+
+    def _groups(self, name: str, nodes: Iterable[int], values: Mapping[str, ArrayLike]) -> dict[int, str]:
+        """Return what each node is known to hold; those in the smallest groups, over the limit, nothing."""
+        likely = self._likely(values)
+        held = {node: self._held.get((node, name), likely) for node in nodes}
+        most = {start for start, _ in Counter(held.values()).most_common(MOST_ENCODES)}
+        return {node: start if start in most else "" for node, start in held.items()}
+
+    def _likely(self, values: Mapping[str, ArrayLike]) -> str:
+        """Return the digest of the seed that fits a model, for nodes of which nothing is known."""
+        specs = {key: Spec.of(x, key) for key, x in values.items()}
+        for digest in self._store:
+            if digest not in self._seeds and SEED in self._store.holders(digest):
+                found = self._store.get(digest)
+                self._seeds[digest] = {key: found.spec(key) for key in found} if found else {}
+        return next((digest for digest, seed in reversed(self._seeds.items()) if seed == specs), "")
+
+    def _sending(self, record: ArrayRecord, digest: str, start: str) -> Sending:
+        """Return what leads nodes that hold ``start`` to the record with this digest."""
+        base = self._store.get(start) if start else None
+        if base is None:
+            if digest not in self._wholes:
+                self._wholes[digest] = self._encoded(record, digest, "", None)
+            return self._wholes[digest]
+        if self._models.get(start, start) == digest:
+            return Sending(beside(record), Step(start, start), base, None if start == digest else values_of(record))
+        return self._encoded(record, digest, start, base)
+
+    def _encoded(self, record: ArrayRecord, digest: str, start: str, base: Bundle | None) -> Sending:
+        """Encode a record, and store what nodes will decode it to."""
+        wire, model = press(record, self._codec, bases=base), values_of(record)
+        bundle = Bundle(bundle_bytes(wire) or b"", bases=base)
+        if strange := [pipeline for pipeline in bundle.layout.pipelines if not pipeline.reproducible]:
+            raise ConfigError(f"PressGrid: {strange[0]} may decode to other bits on a client; send it with another")
+        if all(map(bundle.exact, bundle)):
+            return Sending(wire, Step(start, digest), self._store.add(digest, model, self._run))
+        arrays = bundle.read_all()
+        to = digest_of(arrays)
+        self._models[to] = digest
+        error = distortion(model, arrays, bundle.bases)
+        return Sending(wire, Step(start, to), self._store.add(to, arrays, self._run), model, error)

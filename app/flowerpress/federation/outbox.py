@@ -1,0 +1,131 @@
+"""Messages as a strategy makes them, made into messages as they travel; what several of them share is made once."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from flwr.app import ArrayRecord, Message, RecordDict
+
+from flowerpress.errors import ConfigError
+from flowerpress.federation.ledger import Ledger, Sending
+from flowerpress.federation.metrics import NodeMetrics, raw_bytes, wire_bytes
+from flowerpress.federation.protocol import RECORD, Mark, Offer
+from flowerpress.federation.restore import Dtypes
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A message as the strategy made it, and as it went out.
+
+    ``records`` are the strategy's in the dtypes of the model; ``sendings`` are empty for a plain node; ``again`` tells
+    that it replaces a message that the node could not read.
+    """
+
+    message: Message
+    wire: Message
+    records: RecordDict
+    sendings: dict[str, Sending]
+    metrics: NodeMetrics
+    again: bool = False
+
+    @property
+    def node(self) -> int:
+        """The node that it went to."""
+        return self.metrics.node
+
+    @property
+    def plain(self) -> bool:
+        """Whether it went out without our record, as on stock Flower."""
+        return RECORD not in self.wire.content
+
+    @property
+    def ticket(self) -> str:
+        """What makes a reply the reply to this message."""
+        offer = Offer.find(self.wire.content)
+        return offer.ticket if offer else ""
+
+    @property
+    def kind(self) -> str:
+        """What the message is for: ``train``, ``evaluate`` or ``query``; without the name of a variant."""
+        return self.message.metadata.message_type.split(".", 1)[0]
+
+    def instead_of(self, first: "Sent") -> "Sent":
+        """Return the message as the second one of its round to this node."""
+        both = first.metrics.down_bytes + self.metrics.down_bytes
+        return replace(self, metrics=replace(self.metrics, down_bytes=both), again=True)
+
+
+class Outbox:
+    """Makes messages for the wire: dtypes restored, records coded against what each node holds.
+
+    Parameters
+    ----------
+    codec : str
+        What clients are asked to press their replies with.
+    ledger : Ledger
+        Knows what nodes hold.
+    """
+
+    def __init__(self, codec: str, ledger: Ledger) -> None:
+        self._codec, self._ledger, self._dtypes = codec, ledger, Dtypes()
+
+    def prepare(self, messages: list[Message], ticket: str, plain_nodes: Collection[int]) -> list[Sent]:
+        """Return the messages of one push as they travel; those given are not changed.
+
+        Raises ConfigError if a record of the strategy has our name, or if one cannot be coded.
+        """
+        contents = {id(m.content): m.content for m in messages}
+        restored = {i: self._restored(content) for i, content in contents.items()}
+        records = [restored[id(m.content)] for m in messages]
+        plain = [m.metadata.dst_node_id in plain_nodes for m in messages]
+        sendings = self._sendings(messages, records, plain)
+        wires: dict[tuple[int, ...], RecordDict] = {}
+        sent = []
+        for i, message in enumerate(messages):
+            key = (id(records[i]), plain[i], *map(id, sendings[i].values()))
+            if key not in wires:
+                wires[key] = records[i] if plain[i] else self._wire(records[i], sendings[i], ticket)
+            metrics = NodeMetrics(
+                message.metadata.dst_node_id,
+                Mark(),
+                down_bytes=wire_bytes(wires[key]),
+                down_raw_bytes=raw_bytes(message.content),
+                down_distortion=max((s.distortion for s in sendings[i].values()), default=0.0),
+            )
+            sent.append(Sent(message, _like(message, wires[key]), records[i], sendings[i], metrics))
+        return sent
+
+    def _sendings(
+        self, messages: list[Message], records: list[RecordDict], plain: list[bool]
+    ) -> list[dict[str, Sending]]:
+        """Return, for each message, how its records are sent; name by name, as nodes hold them."""
+        sendings: list[dict[str, Sending]] = [{} for _ in messages]
+        pressed = [i for i in range(len(messages)) if not plain[i]]
+        for name in {name: None for i in pressed for name in records[i].array_records}:
+            having = [i for i in pressed if name in records[i].array_records]
+            wanted = [(messages[i].metadata.dst_node_id, records[i].array_records[name]) for i in having]
+            for i, sending in zip(having, self._ledger.send(name, wanted), strict=True):
+                sendings[i][name] = sending
+        return sendings
+
+    def _restored(self, content: RecordDict) -> RecordDict:
+        """Return a message's content with the dtypes that its records had at first."""
+        if RECORD in content:
+            raise ConfigError(f"PressGrid: the record name {RECORD!r} is reserved; rename yours")
+        return RecordDict(
+            {
+                name: self._dtypes.restore(name, record) if isinstance(record, ArrayRecord) else record
+                for name, record in content.items()
+            }
+        )
+
+    def _wire(self, records: RecordDict, sendings: dict[str, Sending], ticket: str) -> RecordDict:
+        """Return a message's content as it travels."""
+        steps = {name: sending.step for name, sending in sendings.items() if sending.step}
+        wire = {name: sendings[name].wire if name in sendings else record for name, record in records.items()}
+        return RecordDict({**wire, RECORD: Offer(self._codec, ticket, steps).record()})
+
+
+def _like(message: Message, content: RecordDict) -> Message:
+    """Return a new message to the same node, with other content."""
+    m = message.metadata
+    return Message(content, m.dst_node_id, m.message_type, ttl=m.ttl, group_id=m.group_id, dst_task_id=m.dst_task_id)
