@@ -96,7 +96,7 @@ class LocalGrid(Grid):
         self._replies[message.metadata.message_id] = received
 
     @contextmanager
-    def machine(self, node: int) -> Iterator[None]:
+    def machine(self, node: int | str) -> Iterator[None]:
         """What happens in it, happens on a node: with ``caches``, each has a folder for references of its own."""
         with pytest.MonkeyPatch.context() as patch:
             if self.caches:

@@ -200,10 +200,10 @@ class PressGrid(Grid):
     def _replies(self, messages: list[Message], timeout: float | None, exchange: Exchange) -> Iterator[Got]:
         """Send messages, pull the replies one by one, serve again the nodes that could not read theirs."""
         started = time.monotonic()
-        end = started + (self._timeout if timeout is None else timeout)
         ids, exchange.encode_seconds = self._push(messages)
+        end = time.monotonic() + (self._timeout if timeout is None else timeout)
         pending, pause = {i for i in ids if i}, _POLL[0]
-        while pending and time.monotonic() < end:
+        while pending:
             for i in list(pending):
                 for reply in self._grid.pull_messages([i]):
                     if i not in pending:
@@ -213,6 +213,8 @@ class PressGrid(Grid):
                         pending |= set(self._push_again(self._sent.pop(i)))
                     else:
                         yield self._receive(reply)
+            if time.monotonic() > end:
+                break
             if pending:
                 time.sleep(pause)
                 pause = min(2 * pause, _POLL[1])
