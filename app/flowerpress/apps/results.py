@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord
 
 from flowerpress.apps.config import Config
 from flowerpress.chunks.pack import save
-from flowerpress.errors import ConfigError, RunError
+from flowerpress.errors import ConfigError
 from flowerpress.federation.metrics import Exchange
 from flowerpress.wire import KEY, press
 
@@ -22,7 +22,7 @@ _SUMS = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes", "encode-sec
 
 
 class Results:
-    """Writes a run's results as they come; with an empty ``output-dir`` it only checks the rounds."""
+    """Writes a run's results as they come; with an empty ``output-dir`` it writes nothing."""
 
     def __init__(self, config: Config, exchanges: Sequence[Exchange]) -> None:
         self._folder = Path(config.output_dir) if config.output_dir else None
@@ -34,15 +34,11 @@ class Results:
         self._started = time.monotonic()
 
     def add_round(self, server_round: int, loss: float, accuracy: float) -> None:
-        """Add a round, of which 0 is the initial model; RunError if all its clients failed."""
+        """Add a round, of which 0 is the initial model."""
         new, self._seen = self._exchanges[self._seen :], len(self._exchanges)
         rows = [exchange.row() for exchange in new]
         row = {"round": server_round, "accuracy": accuracy, "loss": loss, "seconds": self._seconds()}
         self._append({**row, **totals(rows), "exchanges": rows})
-        for exchange in new:
-            if not any(not node.error for node in exchange.nodes):
-                reasons = sorted({f"node {node.node}: {node.error}" for node in exchange.nodes}) or ["no reply came"]
-                raise RunError(f"round {server_round}: no usable {exchange.message_type} reply; {'; '.join(reasons)}")
 
     def finish(self, model: ArrayRecord) -> None:
         """Write the model and the summary."""
