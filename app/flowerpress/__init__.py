@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from flowerpress.errors import RunError as RunError
     from flowerpress.federation.grid import PressGrid as PressGrid
     from flowerpress.federation.mod import press_mod as press_mod
+    from flowerpress.federation.screening import Screen as Screen
     from flowerpress.records import LatentArray as LatentArray
     from flowerpress.records import LatentRecord as LatentRecord
     from flowerpress.wire import press as press
@@ -41,6 +42,7 @@ _HOMES = {
     "Policy": "codecs.policy",
     "PressGrid": "federation.grid",
     "RunError": "errors",
+    "Screen": "federation.screening",
     "Spec": "codecs.base",
     "pack": "chunks.pack",
     "parse": "codecs.text",
