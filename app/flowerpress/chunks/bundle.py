@@ -16,12 +16,13 @@ import numpy as np
 import xxhash
 
 from flowerpress.chunks import manifest
-from flowerpress.chunks.encode import cut, spread
+from flowerpress.chunks.encode import RAW, cut, spread
 from flowerpress.chunks.header import FLAGS, OWN, unpress_header
 from flowerpress.chunks.manifest import ChunkEntry
 from flowerpress.chunks.pack import HEAD, TAIL, tail
-from flowerpress.codecs.base import Spec, check_base
+from flowerpress.codecs.base import Pipeline, Spec, check_base
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, numpy_dtype
+from flowerpress.codecs.raw import check_length
 from flowerpress.errors import ChunkError
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class Bundle(Mapping[str, Host]):
         self.layout = manifest.decode(data, start - len(HEAD))
         self._index = {spec.key: i for i, spec in enumerate(self.layout.specs)}
         self._last: tuple[int, Host] | None = None  # the joined chunk that was decoded last
+        self._verified = False
         self.clock = Clock()
 
     @classmethod
@@ -227,9 +229,13 @@ class Bundle(Mapping[str, Host]):
         return {spec.key: x.reshape(spec.shape) for spec, x in zip(specs, flat, strict=True)}
 
     def verify(self) -> None:
-        """Check the digest of every chunk, without decoding; ChunkError for the first that is damaged."""
+        """Check the digest of every chunk, without decoding; ChunkError for the first that is damaged.
+
+        Chunks in memory are not checked again when they are read.
+        """
         for number in range(len(self.layout.chunks)):
             self._chunk(number)
+        self._verified = isinstance(self.source, Memory)
 
     def _copy(self, number: int, i: int, first: int, out: Host) -> None:
         """Copy what chunk ``number`` holds of array ``i`` to where it belongs in ``out``, which begins at ``first``."""
@@ -247,7 +253,7 @@ class Bundle(Mapping[str, Host]):
         """Return header and payload of a chunk whose digest is right."""
         chunk, start = self.layout.chunks[number], len(HEAD) + self.layout.offsets[number]
         data = memoryview(self.source.read(start, start + chunk.size))
-        if xxhash.xxh3_64(data).digest() != chunk.digest:
+        if not self._verified and xxhash.xxh3_64(data).digest() != chunk.digest:
             raise ChunkError(f"bundle: chunk {number} is damaged: its digest is not the one in the manifest")
         return data[: chunk.header], data[chunk.header :]
 
@@ -264,7 +270,7 @@ class Bundle(Mapping[str, Host]):
         if nbytes != spec.nbytes or flags not in (OWN, *(f for f, dtype in FLAGS.items() if dtype == spec.dtype)):
             raise ChunkError(f"bundle: chunk {number}: expected a header for {spec.nbytes} bytes of {spec.dtype}")
         try:
-            flat = pipeline.decode(payload, replace(spec, base=self._base(chunk, spec))).reshape(-1)
+            flat = self._flat(pipeline, payload, chunk, spec)
         except ChunkError:
             raise
         except Exception as error:  # a codec of someone else's, on bytes of a third
@@ -276,12 +282,31 @@ class Bundle(Mapping[str, Host]):
         self.clock.seconds += time.perf_counter() - started
         return flat
 
+    def _flat(self, pipeline: Pipeline, payload: Buffer, chunk: ChunkEntry, spec: Spec) -> Host:
+        """Return the elements of a chunk; of one that is not coded, without a copy."""
+        if pipeline == RAW:
+            check_length(payload, spec)
+            return np.frombuffer(payload, numpy_dtype(spec.dtype))
+        return pipeline.decode(payload, replace(spec, base=self._base(chunk, spec))).reshape(-1)
+
     def _base(self, chunk: ChunkEntry, spec: Spec) -> "ArrayLike | None":
-        """Return the part of the references that a chunk was coded against, or None if one of them is not here."""
+        """Return the part of the references that a chunk was coded against, or None if one of them is not here.
+
+        Of references in a bundle only that part is read.
+        """
         specs = [self.layout.specs[i] for i in chunk.arrays]
-        if any(check_base(replace(s, base=self.bases.get(s.key))) for s in specs):
+        if isinstance(self.bases, Bundle):
+            if any(s.key not in self.bases or self.bases.spec(s.key) != s for s in specs):
+                return None
+            if len(specs) > 1:
+                return np.concatenate([self.bases[s.key].reshape(-1) for s in specs])
+            return self.bases.read(specs[0].key, chunk.start, chunk.stop).reshape(spec.shape)
+        bases = [self.bases[s.key] for s in specs if s.key in self.bases]
+        if len(bases) < len(specs) or any(
+            check_base(replace(s, base=base)) for s, base in zip(specs, bases, strict=True)
+        ):
             return None
-        return cut([self.bases[s.key] for s in specs], chunk.start, chunk.stop).reshape(spec.shape)
+        return cut(bases, chunk.start, chunk.stop).reshape(spec.shape)
 
 
 def _empty(dtype: str, size: int) -> Host:

@@ -18,7 +18,7 @@ from flowerpress.codecs.policy import lossless_for
 from flowerpress.codecs.raw import Raw
 from flowerpress.errors import ConfigError
 
-_RAW = Pipeline((Raw(),))
+RAW = Pipeline((Raw(),))
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -117,8 +117,8 @@ def _encode(part: Part, arrays: list[ArrayLike], bases: list["ArrayLike | None"]
     x, spec = _given(part, arrays, bases)
     part = replace(part, spec=spec)
     y = part.pipeline.encode(x, spec)
-    if len(y) >= part.spec.nbytes and part.pipeline != _RAW:
-        part, y = replace(part, pipeline=_RAW), _RAW.encode(x, part.spec)
+    if len(y) >= part.spec.nbytes and part.pipeline != RAW:
+        part, y = replace(part, pipeline=RAW), RAW.encode(x, part.spec)
     return Encoded(part, (bytes(y),))
 
 
@@ -144,7 +144,7 @@ def _merge_raw(chunks: list[Encoded]) -> list[Encoded]:
         last, part = merged[-1] if merged else None, chunk.part
         if (
             last
-            and last.part.pipeline == part.pipeline == _RAW
+            and last.part.pipeline == part.pipeline == RAW
             and last.part.arrays == part.arrays
             and last.part.stop == part.start
             and last.part.spec.nbytes + part.spec.nbytes <= MOST_CHUNK

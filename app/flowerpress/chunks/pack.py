@@ -18,13 +18,12 @@ from flowerpress.chunks.settle import settle
 from flowerpress.codecs.base import Codec, Pipeline, Spec, check_base
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local
 from flowerpress.codecs.policy import as_policy
-from flowerpress.codecs.raw import Raw, as_bytes
+from flowerpress.codecs.raw import as_bytes
 from flowerpress.codecs.zfp import Zfp
 from flowerpress.errors import ConfigError
 
 HEAD = b"FPB\x01"  # the magic, and the version
 TAIL = 12  # manifest length u32, digest of everything but the chunks u64
-_RAW = Pipeline((Raw(),))
 _FLAGS = {dtype: flags for flags, dtype in FLAGS.items()}
 A = TypeVar("A", bound=ArrayLike)
 T = TypeVar("T")
