@@ -4,22 +4,30 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from flowerpress.apps.superlink import SuperLink, descendants, end_processes, free_port, program
+from flowerpress.federation.store import FOLDER
 
 START_SECONDS = 60
 
 
 @contextmanager
-def federation(folder: Path, nodes: int) -> Iterator[SuperLink]:
-    """Start a SuperLink and ``nodes`` SuperNodes; logs go to ``folder``; stop all of it at the end."""
+def federation(
+    folder: Path, nodes: int, through: Callable[[str], str] = lambda address: address
+) -> Iterator[SuperLink]:
+    """Start a SuperLink and ``nodes`` SuperNodes; logs go to ``folder``; stop all of it at the end.
+
+    ``through`` is asked, for each SuperNode, which address leads to that of the SuperLink.
+    """
     with SuperLink(simulation=False, log=folder / "superlink.log") as superlink:
         started: list[tuple[subprocess.Popen[bytes], str]] = []
         try:
-            started += [start_node(superlink, folder / f"supernode{i}.log", i, nodes) for i in range(nodes)]
+            for i in range(nodes):
+                address, log = through(superlink.address), folder / f"supernode{i}.log"
+                started.append(start_node(superlink, address, log, i, nodes))
             wait(superlink, nodes)
             yield superlink
         finally:
@@ -31,13 +39,15 @@ def federation(folder: Path, nodes: int) -> Iterator[SuperLink]:
             end_processes(families)
 
 
-def start_node(superlink: SuperLink, log: Path, partition: int, nodes: int) -> tuple["subprocess.Popen[bytes]", str]:
+def start_node(
+    superlink: SuperLink, address: str, log: Path, partition: int, nodes: int
+) -> tuple["subprocess.Popen[bytes]", str]:
     home = tempfile.mkdtemp(prefix="flowerpress-node-")
-    options = ["--insecure", "--superlink", superlink.address, "--port", str(free_port())]
+    options = ["--insecure", "--superlink", address, "--port", str(free_port())]
     config = f"partition-id={partition} num-partitions={nodes}"
     with log.open("wb") as out:
         command = [program("flower-supernode"), *options, "--node-config", config]
-        env = {**superlink.env, "FLWR_HOME": home}
+        env = {**superlink.env, "FLWR_HOME": home, FOLDER: f"{home}/cache"}  # as if it were another machine
         return subprocess.Popen(command, env=env, cwd=home, stdout=out, stderr=subprocess.STDOUT), home
 
 
@@ -52,15 +62,12 @@ def wait(superlink: SuperLink, nodes: int) -> None:
     raise TimeoutError(f"{nodes} SuperNodes were not online after {START_SECONDS} s")
 
 
-def run(superlink: SuperLink, app: Path, config: str, seconds: float) -> None:
-    """Submit an app and wait until it has completed."""
+def run(superlink: SuperLink, app: Path, config: str, seconds: float) -> int:
+    """Submit an app, wait until it has completed, and return the run's id."""
     run_id = superlink.submit(app, config)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        status, details = superlink.status(run_id)
-        if status.startswith("finished"):
-            if status != "finished:completed":
-                raise RuntimeError(f"{status}: {details}\n{superlink.log_of(run_id)[-3000:]}")
-            return
-        time.sleep(2)
-    raise TimeoutError(f"the run had not finished after {seconds} s")
+    follow = [program("flwr"), "log", str(run_id), "own"]  # ends when the run does; polling would cost a core's time
+    subprocess.run(follow, env=superlink.env, capture_output=True, timeout=seconds, check=False)
+    status, details = superlink.status(run_id)
+    if status != "finished:completed":
+        raise RuntimeError(f"{status}: {details}\n{superlink.log_of(run_id)[-3000:]}")
+    return run_id
