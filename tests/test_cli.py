@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from flowerpress import pack
+from flowerpress import Bundle, pack
 from flowerpress.cli import app
+from flowerpress.federation.store import MOST, SEED, Store, digest_of
 
 RUN = CliRunner()
 
@@ -54,5 +57,93 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_help_teaches() -> None:
-    for arguments in ([], ["--help"], ["run", "--help"], ["inspect", "--help"], ["plot", "--help"]):
+    for arguments in ([], ["--help"], ["run", "--help"], ["inspect", "--help"], ["plot", "--help"], ["cache"]):
         assert "Usage" in RUN.invoke(app, arguments).output
+    for command in ("add", "ls", "clear"):
+        assert "Usage" in RUN.invoke(app, ["cache", command, "--help"]).output
+    assert "where the server app runs and on each client" in RUN.invoke(app, ["cache", "add", "--help"]).output
+
+
+def cached() -> dict[str, Any]:
+    return json.loads(RUN.invoke(app, ["cache", "ls", "--format", "json"]).output)
+
+
+def test_cache_add(bundle: Path) -> None:
+    done = RUN.invoke(app, ["cache", "add", str(bundle)])
+    assert done.exit_code == 0
+    digest = digest_of(Bundle.open(bundle))
+    size = Store().nbytes(digest)
+    assert done.output == f"{digest} 4 arrays, {size:,} bytes\n"
+    assert Store().holders(digest) == {SEED}
+    again = RUN.invoke(app, ["cache", "add", str(bundle)])
+    assert (again.exit_code, again.output) == (0, done.output)
+    found = cached()
+    assert found["folder"] == str(Store().folder)
+    (record,) = found["records"]
+    used = record.pop("used")
+    assert record == {"digest": digest, "arrays": 4, "bytes": size, "holders": 1, "seed": True}
+    assert used == pytest.approx(Store().folder.joinpath(digest, "record").stat().st_mtime)
+
+
+def test_cache_add_takes_other_files(tmp_path: Path) -> None:
+    arrays = {"a": np.ones((3, 4), np.float32), "b": np.arange(3, dtype=np.float32)}
+    np.savez(tmp_path / "model.npz", **arrays)
+    save_file(arrays, tmp_path / "model.safetensors")
+    for name in ("model.npz", "model.safetensors"):
+        done = RUN.invoke(app, ["cache", "add", str(tmp_path / name)])
+        assert done.output.startswith(f"{digest_of(arrays)} 2 arrays, ")
+    assert len(cached()["records"]) == 1
+
+
+def test_cache_add_says_what_is_wrong(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pickle = bundle.with_suffix(".pt")
+    pickle.write_bytes(b"")
+    damaged = bundle.with_name("damaged.fpb")
+    damaged.write_bytes(bundle.read_bytes()[:-1])
+    for path, reason in ((pickle, "convert it to .safetensors"), (damaged, "bundle"), (Path("x.npz"), "no such file")):
+        done = RUN.invoke(app, ["cache", "add", str(path)])
+        assert (done.exit_code, cached()["records"]) == (1, [])
+        assert "error: " in done.output
+        assert reason in done.output
+    monkeypatch.setenv(MOST, "100")
+    done = RUN.invoke(app, ["cache", "add", str(bundle)])
+    assert done.exit_code == 1
+    assert f"or raise {MOST}" in done.output
+    monkeypatch.setenv(MOST, "much")
+    for arguments in (["add", str(bundle)], ["ls"], ["clear"]):
+        done = RUN.invoke(app, ["cache", *arguments])
+        assert done.exit_code == 1
+        assert "expected a number of bytes, found 'much'" in done.output
+
+
+def test_cache_ls_prints_a_table(bundle: Path) -> None:
+    RUN.invoke(app, ["cache", "add", str(bundle)])
+    other = {"w": np.ones(250_000, np.float32)}
+    for holder in ("run-1", "run-2"):
+        Store().add(digest_of(other), other, holder)
+    done = RUN.invoke(app, ["cache", "ls"], env={"COLUMNS": "200"})
+    first, second = (line for line in done.output.splitlines() if "│" in line)
+    assert [cell.strip() for cell in first.split("│")][1:6] == [digest_of(other), "1", "1.00", "2", "no"]
+    assert [cell.strip() for cell in second.split("│")][1:6] == [
+        digest_of(Bundle.open(bundle)),
+        "4",
+        "0.00",
+        "1",
+        "yes",
+    ]
+    narrow = RUN.invoke(app, ["cache", "ls"], env={"COLUMNS": "80"})
+    assert digest_of(other) in narrow.output
+
+
+def test_cache_clear(bundle: Path) -> None:
+    assert RUN.invoke(app, ["cache", "clear"]).output == f"0 bytes freed in {Store().folder}\n"
+    RUN.invoke(app, ["cache", "add", str(bundle)])
+    seed = digest_of(Bundle.open(bundle))
+    other = {"w": np.ones(250_000, np.float32)}
+    size = Store().add(digest_of(other), other, "a run").nbytes
+    done = RUN.invoke(app, ["cache", "clear", "--keep-seeds"])
+    assert (done.exit_code, done.output) == (0, f"{size:,} bytes freed in {Store().folder}\n")
+    assert [record["digest"] for record in cached()["records"]] == [seed]
+    size = Store().nbytes(seed)
+    assert RUN.invoke(app, ["cache", "clear"]).output == f"{size:,} bytes freed in {Store().folder}\n"
+    assert cached()["records"] == []

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -15,6 +16,8 @@ from flowerpress.errors import FlowerpressError
 
 P = ParamSpec("P")
 app = typer.Typer(help=__doc__ and "Federated learning on Flower in a fraction of the bytes.", no_args_is_help=True)
+cache = typer.Typer(help="Models that this machine holds, so that they need not be sent to it.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
 console = Console(soft_wrap=True)
 
 
@@ -120,3 +123,62 @@ def inspect(
             row["key"], row["dtype"], shape, row["pipeline"], f"{row['raw-bytes']:,}", f"{row['bytes']:,}", ratio
         )
     console.print(table)
+
+
+@cache.command()
+@_explain
+def add(
+    file: Annotated[Path, typer.Argument(help="A bundle (.fpb), a .safetensors or an .npz file.")],
+) -> None:
+    """Add the model in a file; once the server and the clients hold it, sending it is free.
+
+    Add the same file where the server app runs and on each client's machine; a client without it is sent the model
+    whole. The arrays need the names, dtypes and shapes of the model's. If they are in another order, sending that costs
+    a little; what is trained from them costs the difference, with a codec such as "intdelta | zstd".
+    """
+    from flowerpress.federation.seeds import arrays_of_file
+    from flowerpress.federation.store import Store
+
+    store, arrays = Store(), arrays_of_file(file)
+    digest = store.seed(arrays)
+    console.print(f"{digest} {len(arrays)} arrays, {store.nbytes(digest):,} bytes")
+
+
+@cache.command()
+@_explain
+def ls(output: AsFormat = Format.TABLE) -> None:
+    """Print which models this machine holds, the one used last first."""
+    from flowerpress.federation.store import Store
+
+    store = Store()
+    rows = store.rows()
+    if output is Format.JSON:
+        print(json.dumps({"folder": str(store.folder), "records": rows}))
+        return
+    table = Table(title=f"{store.folder}: {sum(row['bytes'] for row in rows):,} bytes")
+    table.add_column("digest", min_width=32)
+    for name in ("arrays", "MB", "holders", "seed", "last used"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        used = datetime.fromtimestamp(row["used"]).strftime("%Y-%m-%d %H:%M")
+        table.add_row(
+            row["digest"],
+            str(row["arrays"]),
+            f"{row['bytes'] / 1e6:,.2f}",
+            str(row["holders"]),
+            "yes" if row["seed"] else "no",
+            used,
+        )
+    console.print(table)
+
+
+@cache.command()
+@_explain
+def clear(
+    keep_seeds: Annotated[bool, typer.Option(help="Leave the models that were added by hand.")] = False,
+) -> None:
+    """Remove all models, without asking; a run that is on sends them again."""
+    from flowerpress.federation.store import Store
+
+    store = Store()
+    console.print(f"{store.clear(keep_seeds=keep_seeds):,} bytes freed in {store.folder}")

@@ -1,5 +1,7 @@
 """A small numpy client, with the mod or without, and a model with floats, integers and an odd shape."""
 
+from typing import Any
+
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -27,8 +29,8 @@ def trained(arrays: list[np.ndarray], partition: int) -> list[np.ndarray]:
     ]
 
 
-def client(*, pressed: bool = True) -> ClientApp:
-    app = ClientApp(mods=[press_mod] if pressed else [])
+def client(*, pressed: bool = True, mod: Any = press_mod) -> ClientApp:
+    app = ClientApp(mods=[mod] if pressed else [])
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -27,6 +27,7 @@ from flowerpress.records import CodecLike
 from flowerpress.wire import beside, bundle_bytes, press, values_of
 
 MOST_ENCODES = 64  # of differences to one model; the nodes beyond them get it whole
+_ORDER = "intdelta | zstd"  # of arrays that a node holds in another order: nothing but names is left
 
 
 @dataclass(frozen=True)
@@ -100,25 +101,29 @@ class Ledger:
             plain = {i: Sending(press(record, self._codec)) for i, record in distinct.items()}
             return [plain[id(record)] for _, record in records]
         ((i, record), *_) = distinct.items()
-        groups = self._groups(name, [node for node, _ in records], values[i])
+        likely = self._likely(values[i], digests[i])
+        groups = self._groups(name, [node for node, _ in records], likely)
         sendings = {start: self._sending(record, digests[i], start) for start in set(groups.values())}
         return [sendings[groups[node]] for node, _ in records]
 
-    def _groups(self, name: str, nodes: Iterable[int], values: Mapping[str, ArrayLike]) -> dict[int, str]:
+    def _groups(self, name: str, nodes: Iterable[int], likely: str) -> dict[int, str]:
         """Return what each node is known to hold; those in the smallest groups, over the limit, nothing."""
-        likely = self._likely(values)
         held = {node: self._held.get((node, name), likely) for node in nodes}
         most = {start for start, _ in Counter(held.values()).most_common(MOST_ENCODES)}
         return {node: start if start in most else "" for node, start in held.items()}
 
-    def _likely(self, values: Mapping[str, ArrayLike]) -> str:
-        """Return the digest of the seed that fits a model, for nodes of which nothing is known."""
+    def _likely(self, values: Mapping[str, ArrayLike], digest: str) -> str:
+        """Return the seed that nodes of which nothing is known may hold: the model itself, or the last one like it."""
         specs = {key: Spec.of(x, key) for key, x in values.items()}
-        for digest in self._store:
-            if digest not in self._seeds and SEED in self._store.holders(digest):
-                found = self._store.get(digest)
-                self._seeds[digest] = {key: found.spec(key) for key in found} if found else {}
-        return next((digest for digest, seed in reversed(self._seeds.items()) if seed == specs), "")
+        stored = {}
+        for seed in reversed(list(self._store)):  # the one used last is the last
+            if seed not in self._seeds and SEED in self._store.holders(seed):
+                found = self._store.get(seed)
+                stored[seed] = {key: found.spec(key) for key in found} if found else {}
+        self._seeds = {**stored, **self._seeds}
+        if digest in self._seeds:
+            return digest
+        return next((seed for seed in reversed(self._seeds) if self._seeds[seed] == specs), "")
 
     def _sending(self, record: ArrayRecord, digest: str, start: str) -> Sending:
         """Return what leads nodes that hold ``start`` to the record with this digest."""
@@ -133,7 +138,8 @@ class Ledger:
 
     def _encoded(self, record: ArrayRecord, digest: str, start: str, base: Bundle | None) -> Sending:
         """Encode a record, and store what nodes will decode it to."""
-        wire, model = press(record, self._codec, bases=base), values_of(record)
+        model = values_of(record)
+        wire = press(record, _ORDER if _reordered(base, model, digest) else self._codec, bases=base)
         bundle = Bundle(bundle_bytes(wire) or b"", bases=base)
         if strange := [pipeline for pipeline in bundle.layout.pipelines if not pipeline.reproducible]:
             raise ConfigError(f"PressGrid: {strange[0]} may decode to other bits on a client; send it with another")
@@ -144,3 +150,10 @@ class Ledger:
         self._models[to] = digest
         error = distortion(model, arrays, bundle.bases)
         return Sending(wire, Step(start, to), self._store.add(to, arrays, self._run), model, error)
+
+
+def _reordered(base: Bundle | None, model: Mapping[str, ArrayLike], digest: str) -> bool:
+    """Tell whether a reference has a model's arrays in another order: files of weights may sort them."""
+    if base is None or list(base) == list(model) or set(base) != set(model):
+        return False
+    return digest_of({key: base[key] for key in model}) == digest
