@@ -1,10 +1,12 @@
 """A small numpy client, with the mod or without, and a model with floats, integers and an odd shape."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 
 from flowerpress import press_mod
 
@@ -29,8 +31,8 @@ def trained(arrays: list[np.ndarray], partition: int) -> list[np.ndarray]:
     ]
 
 
-def client(*, pressed: bool = True, mod: Any = press_mod) -> ClientApp:
-    app = ClientApp(mods=[mod] if pressed else [])
+def client(*, pressed: bool = True, mod: Any = press_mod, mods: Sequence[Mod] = ()) -> ClientApp:
+    app = ClientApp(mods=[*([mod] if pressed else []), *mods])
 
     @app.train()
     def train(message: Message, context: Context) -> Message:

@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flowerpress import Bundle, ConfigError, pack
 from flowerpress.chunks.pack import save
-from flowerpress.federation.store import FOLDER, MOST, SEED, STALE, Store, digest_of, on_disk
+from flowerpress.federation.store import FOLDER, MOST, SEED, STALE, Store, digest_of
 from tests.arrays import awkward, of_dtype, special_floats
 
 Model = dict[str, np.ndarray]
@@ -340,7 +340,6 @@ def without_files(folder: Path) -> None:
             files.append(os.open(os.devnull, os.O_RDONLY))
     assert store.get(digest) is None
     assert same(store.add(digest, model(1), "a"), model(1))
-    assert bytes(on_disk(b"data", folder).read(0, 4)) == b"data"
     for file in files:
         os.close(file)
     assert same(store.get(digest), model(1))
@@ -611,7 +610,6 @@ def without_room(folder: Path) -> None:
         with pytest.raises(ConfigError, match="cannot take the record"):
             store.seed(model(2, 4000))
     assert not list(folder.glob("*/.*"))
-    assert bytes(on_disk(bytes(100_000), folder).read(0, 100_000)) == bytes(100_000)
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -665,17 +663,6 @@ def test_a_folder_that_is_read_only() -> None:
             path.chmod(0o755)
         (store.folder / other / "record").chmod(0o644)
         assert {digest: store.holders(digest) for digest in store} == {seed: {SEED}, other: {"a"}}
-
-
-def test_data_on_disk(tmp_path: Path) -> None:
-    data = os.urandom(1 << 20)
-    for folder in (tmp_path, None, tmp_path / "nowhere"):
-        memory = on_disk(data, folder)
-        assert len(memory) == len(data)
-        assert bytes(memory.read(0, len(data))) == data
-        assert isinstance(memory.data, bytes) == (folder == tmp_path / "nowhere")
-    assert names(tmp_path) == set()
-    assert len(on_disk(b"")) == 0
 
 
 # ---- several at once

@@ -13,11 +13,13 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
+from google.protobuf.message import DecodeError
 
 from flowerpress.codecs.policy import Policy, as_policy
 from flowerpress.errors import ConfigError, RunError
@@ -27,6 +29,7 @@ from flowerpress.federation.metrics import Exchange, Log, log_to
 from flowerpress.federation.outbox import Outbox, Sent
 from flowerpress.federation.protocol import RAISED, Mark, whole_wanted
 from flowerpress.federation.screening import Findings, Screen
+from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
 from flowerpress.records import CodecLike
 
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("flwr")
 _POLL = (0.02, 0.2)  # seconds between polls, at first and at most
 _GIVE_UP = 3  # failed rounds in a row after which a run ends
+_UNKNOWN = 0  # Flower's code for an error that it has none for; its name is not public
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DecodeError)  # see `PressGrid._pull`
 
 
 class PressGrid(Grid):
@@ -99,10 +104,12 @@ class PressGrid(Grid):
         self._store = Store()
         self._ledger = Ledger(as_policy(codec if down is None else down), self._store, self._name)
         self._outbox = Outbox(str(up), self._ledger)
+        self._spill = Spill(self._store.folder)
         self._sent: dict[str, Sent] = {}
         self._plain_nodes: set[int] = set()
         self._marked_nodes: set[int] = set()
         self._norms: list[float] = []  # of the updates of the last train round
+        self._usual: dict[str, Findings] = {}  # a valid reply of the last round, by the type of message
         self._failures = 0  # train rounds in a row that failed
         self._hopeless: set[int] | None = set()  # the nodes whose training failed, while none has succeeded
 
@@ -143,11 +150,12 @@ class PressGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages compressed, each distinct record encoded once; the messages themselves are not changed."""
-        return self._push(list(messages))[0]
+        return self._push(list(messages), Exchange("", 0))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that are there, unpressed and each checked by itself, in a fixed order."""
-        got = [self._receive(reply) for i in list(message_ids) for reply in self._grid.pull_messages([i])]
+        replies = [(i, reply) for i in dict.fromkeys(message_ids) if (reply := self._pull(i))]
+        got = [self._receive(reply, self._sent.pop(i, None)) for i, reply in replies]
         return [g.reply for g in sorted(got, key=lambda g: g.order)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -176,7 +184,7 @@ class PressGrid(Grid):
         got = sorted(self._replies(messages, timeout, exchange), key=lambda g: g.order)
         got = self._screened(got)
         exchange.nodes += [g.metrics for g in got]
-        self._close(exchange, [g.findings.norm for g in got if g.findings])
+        self._close(exchange, [g.findings for g in got if g.findings])
         if exchange.failed:
             got = [g.refused(refusal(f"the round failed: {exchange.failed}")) if g.findings else g for g in got]
         return [g.reply for g in got]
@@ -185,47 +193,53 @@ class PressGrid(Grid):
         """Send messages and yield the replies as they come, for strategies that keep none of them.
 
         They are screened as in `send_and_receive`, but beside those that came before in this round and in the last.
-        Whether the round failed stands in the last of `exchanges` when all have come.
+        One that is not what was sent, or not like the first, waits until all have come, and who is odd is known.
+        Whether the round failed stands in the last of `exchanges` then.
         """
         messages = list(messages)
-        exchange = _exchange(messages)
-        before: list[Findings] = []
-        for arrived in self._replies(messages, timeout, exchange):
-            (got,) = self._screened([arrived], before, self._norms)
-            before += [got.findings] if got.findings else []
-            exchange.nodes.append(got.metrics)
-            yield got.reply
-        self._close(exchange, [findings.norm for findings in before])
+        exchange, before, odd = _exchange(messages), list[Findings](), list[Got]()
+
+        def judged(got: list[Got]) -> Iterator[Message]:
+            for g in self._screened(got, before, self._norms):
+                before.extend([g.findings] if g.findings else [])
+                exchange.nodes.append(g.metrics)
+                yield g.reply
+
+        for got in self._replies(messages, timeout, exchange):
+            if got.findings and got.sent and not self._screen.regular(got.findings, got.sent.records, before):
+                odd.append(got)
+            else:
+                yield from judged([got])
+        yield from judged(odd)
+        self._close(exchange, before)
 
     def _replies(self, messages: list[Message], timeout: float | None, exchange: Exchange) -> Iterator[Got]:
         """Send messages, pull the replies one by one, serve again the nodes that could not read theirs."""
         started = time.monotonic()
-        ids, exchange.encode_seconds = self._push(messages)
+        self._spill = Spill(self._store.folder)  # one for each round: its disk is free when its replies are gone
+        pending, pause = set(filter(None, self._push(messages, exchange))), _POLL[0]
         end = time.monotonic() + (self._timeout if timeout is None else timeout)
-        pending, pause = {i for i in ids if i}, _POLL[0]
         while pending:
             for i in list(pending):
-                for reply in self._grid.pull_messages([i]):
-                    if i not in pending:
-                        continue  # a second reply to one message
-                    pending.discard(i)
-                    if self._needs_another(reply):
-                        pending |= set(self._push_again(self._sent.pop(i)))
-                    else:
-                        yield self._receive(reply)
+                if (reply := self._pull(i)) is None:
+                    continue
+                pending.discard(i)
+                sent = self._sent.pop(i)
+                if self._needs_another(reply, sent):
+                    pending |= set(filter(None, self._push([sent.message], exchange, sent)))
+                else:
+                    yield self._receive(reply, sent)
             if time.monotonic() > end:
                 break
             if pending:
                 time.sleep(pause)
                 pause = min(2 * pause, _POLL[1])
         for i in pending:
-            metrics = self._sent.pop(i).metrics
-            _log.warning("flowerpress: node %d did not reply in time", metrics.node)
-            exchange.nodes.append(replace(metrics, error="no reply in time"))
+            _lose(self._sent.pop(i), exchange, "no reply in time")
         exchange.seconds = time.monotonic() - started
 
-    def _push(self, messages: list[Message], first: Sent | None = None) -> tuple[list[str], float]:
-        """Push what ``messages`` look like on the wire; return their ids and the seconds that coding took.
+    def _push(self, messages: list[Message], exchange: Exchange, first: Sent | None = None) -> list[str]:
+        """Push what ``messages`` look like on the wire; return their ids, empty for those that Flower did not take.
 
         ``first`` is what was sent in the place of the only one, and could not be read.
         """
@@ -233,21 +247,32 @@ class PressGrid(Grid):
         self._pushes += 1
         sent = self._outbox.prepare(messages, f"{self._name}-{self._pushes}", self._plain_nodes)
         sent = [s.instead_of(first) if first else s for s in sent]
-        seconds = time.perf_counter() - started
+        exchange.encode_seconds += time.perf_counter() - started
         ids = list(self._grid.push_messages([s.wire for s in sent]))
-        self._sent |= {i: s for i, s in zip(ids, sent, strict=False) if i}
-        return ids, seconds
+        for s, i in zip_longest(sent, ids):
+            if i:
+                self._sent[i] = s
+            else:
+                _lose(s, exchange, "Flower did not take its message")
+        return ids
 
-    def _push_again(self, first: Sent) -> list[str]:
-        ids, _ = self._push([first.message], first)
-        return [i for i in ids if i]
+    def _pull(self, i: str) -> Message | None:
+        """Return the reply to a message, the first if there are several.
 
-    def _needs_another(self, reply: Message) -> bool:
+        A node decides on the objects that Flower makes its reply of, in here: what cannot be one is an error reply.
+        """
+        try:
+            return next(iter(self._grid.pull_messages([i])), None)
+        except _MALFORMED as error:
+            if i not in self._sent:
+                raise
+            return Message(Error(_UNKNOWN, f"Flower cannot read the reply: {error!r}"), reply_to=self._sent[i].wire)
+
+    def _needs_another(self, reply: Message, sent: Sent) -> bool:
         """Tell whether a node could not read its message, plain or for lack of a reference, and remember that."""
-        sent = self._sent.get(reply.metadata.reply_to_message_id)
-        if sent is None or sent.plain:
+        if sent.plain:
             return False
-        if whole_wanted(reply) and not sent.again:
+        if sent.difference and whole_wanted(reply):
             for name in sent.sendings:
                 self._ledger.holds(sent.node, name, "")
             return True
@@ -260,9 +285,8 @@ class PressGrid(Grid):
         self._plain_nodes.add(sent.node)
         return True
 
-    def _receive(self, reply: Message) -> Got:
-        sent = self._sent.pop(reply.metadata.reply_to_message_id, None)
-        got = receive(reply, sent, self._screen, self._ledger, self._store)
+    def _receive(self, reply: Message, sent: Sent | None) -> Got:
+        got = receive(reply, sent, self._screen, self._ledger, self._spill)
         if got.metrics.error:
             self._plain_nodes.discard(got.metrics.node)  # it failed with plain arrays, too: that was not the reason
         return got
@@ -273,18 +297,21 @@ class PressGrid(Grid):
         sent = next((g.sent for g in got if g.sent), None)
         if sent is None or sent.kind not in ("train", "evaluate"):
             return got
-        odd = self._screen.odd_ones(found, sent.records if sent.kind == "train" else None, before, norms)
+        usual = self._usual.get(sent.message.metadata.message_type)
+        odd = self._screen.odd_ones(found, sent.records if sent.kind == "train" else None, before, norms, usual)
         return [g.refused(refusal(odd[i])) if i in odd else g for i, g in enumerate(got)]
 
-    def _close(self, exchange: Exchange, norms: list[float]) -> None:
-        """Note what a round cost and whether it failed; ``norms`` are those of its valid replies."""
+    def _close(self, exchange: Exchange, valid: list[Findings]) -> None:
+        """Note what a round cost, whether it failed, and what its valid replies were like."""
         self._ledger.settle()
         if not exchange.nodes:
             return
         train = exchange.message_type.split(".", 1)[0] == "train"
+        if valid:
+            self._usual[exchange.message_type] = valid[0]
         reasons = "; ".join(sorted({f"node {node.node}: {node.error}" for node in exchange.nodes if node.error}))
-        if train and len(norms) < self._screen.min_replies:
-            exchange.failed = f"{len(norms)} valid replies of {self._screen.min_replies} that are needed; {reasons}"
+        if train and len(valid) < self._screen.min_replies:
+            exchange.failed = f"{len(valid)} valid replies of {self._screen.min_replies} that are needed; {reasons}"
         self.exchanges.append(exchange)
         (_log.warning if exchange.failed else _log.info)("flowerpress: %s", exchange.line())
         try:
@@ -293,18 +320,24 @@ class PressGrid(Grid):
         except Exception:  # a full disk, or a server for metrics that is away, is no reason to end a run
             _log.exception("flowerpress: the log of exchanges failed")
         if train:
-            self._count(exchange, norms)
+            self._count(exchange, valid)
 
-    def _count(self, exchange: Exchange, norms: list[float]) -> None:
+    def _count(self, exchange: Exchange, valid: list[Findings]) -> None:
         """Count failed rounds in a row; RunError if there is no hope."""
-        self._norms = norms or self._norms
+        self._norms = [findings.norm for findings in valid] or self._norms
         self._failures = self._failures + 1 if exchange.failed else 0
-        if norms:
+        if valid:
             self._hopeless = None
         if self._hopeless is not None:
             self._hopeless |= {node.node for node in exchange.nodes}
         if self._failures >= _GIVE_UP or len(self._hopeless or ()) > 1:
             raise RunError(f"round {exchange.server_round}: training fails: {exchange.failed}")
+
+
+def _lose(sent: Sent, exchange: Exchange, reason: str) -> None:
+    """Note that there is no reply to a message, and why."""
+    _log.warning("flowerpress: node %d: %s", sent.node, reason)
+    exchange.nodes.append(replace(sent.metrics, error=reason))
 
 
 def _exchange(messages: list[Message]) -> Exchange:

@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
-from flowerpress.chunks.bundle import Memory
 from flowerpress.errors import ChunkError
 from flowerpress.federation.ledger import Ledger, Sending
 from flowerpress.federation.metrics import NodeMetrics, clocks, wire_bytes
 from flowerpress.federation.outbox import Sent
 from flowerpress.federation.protocol import MARK, RAISED, Mark, reference_of, without_record
 from flowerpress.federation.screening import Findings, Screen
-from flowerpress.federation.store import Store, on_disk
+from flowerpress.federation.spill import Spill
 from flowerpress.federation.update import Update
 from flowerpress.wire import bundle_bytes, opened
-
-_LARGE = 1 << 20  # bytes of a reply that waits on disk
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,12 @@ class Got:
 
     def refused(self, error: Error) -> "Got":
         """Return an error in the place of the reply, from the right node: lost ones Flower reports as the SuperLink."""
-        if self.sent is not None or not self.reply.has_error():
-            return replace(
-                self,
-                reply=Message(error, reply_to=self.sent.wire if self.sent else self.reply),
-                metrics=replace(self.metrics, error=error.reason or f"error {error.code}"),
-                findings=None,
-            )
-        return replace(self, metrics=replace(self.metrics, error=error.reason or f"error {error.code}"))
+        reason = error.reason or f"error {error.code}"
+        got = replace(self, metrics=replace(self.metrics, error=reason), findings=None)
+        if self.sent is None and self.reply.has_error():
+            return got
+        message = self.sent.wire if self.sent else self.reply
+        return replace(got, reply=Message(Error(error.code, reason), reply_to=message))
 
 
 def refusal(reason: str) -> Error:
@@ -52,7 +47,7 @@ def refusal(reason: str) -> Error:
     return Error(RAISED, f"{MARK}refused: {reason}")
 
 
-def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, store: Store) -> Got:
+def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, spill: Spill) -> Got:
     """Unpress a reply, which is ours alone, take the mark off it, note what its node holds, and check it by itself."""
     mark = Mark.find(reply) or Mark()
     sender = sent.metrics if sent else NodeMetrics(reply.metadata.src_node_id, mark)
@@ -61,18 +56,26 @@ def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, s
         return got.refused(reply.error)
     got = replace(got, metrics=replace(got.metrics, up_bytes=wire_bytes(reply.content)))
     try:
-        if sent is not None and not sent.plain:
-            _confirm(mark, sent, ledger)
-        reply.content = _unpressed(without_record(reply.content), sent, store)
+        if sent is not None:
+            _confirm(reply, mark, sent, ledger)
+        reply.content = _unpressed(without_record(reply.content), sent, spill)
         findings = screen.examine(reply, sent.records if sent else RecordDict())
     except Exception as error:  # see above
         return got.refused(refusal(str(error) if isinstance(error, ChunkError) else repr(error)))
     return replace(got, metrics=replace(got.metrics, clocks=clocks(reply.content)), findings=findings)
 
 
-def _confirm(mark: Mark, sent: Sent, ledger: Ledger) -> None:
-    """Check that a reply is one to this message, and note what its node holds now."""
-    if mark.ticket != sent.ticket:
+def _confirm(reply: Message, mark: Mark, sent: Sent, ledger: Ledger) -> None:
+    """Check that a reply is one to this message, and note what its node holds now.
+
+    What a reply says of itself is the node's word: Flower checks what stands beside it on its way to the server.
+    """
+    ours, theirs = sent.wire.metadata, reply.metadata
+    meant = ours.message_id or theirs.reply_to_message_id, sent.node, ours.message_type  # a grid may leave ids out
+    said = theirs.reply_to_message_id, theirs.src_node_id, theirs.message_type
+    if said != meant:
+        raise ChunkError(f"expected a reply to, from and of the type {meant}, found {said}")
+    if not sent.plain and mark.ticket != sent.ticket:
         raise ChunkError(f"expected a reply to the message {sent.ticket!r}, found one to {mark.ticket!r}")
     for name, sending in sent.sendings.items():
         if sending.step is not None:
@@ -82,7 +85,7 @@ def _confirm(mark: Mark, sent: Sent, ledger: Ledger) -> None:
                 raise ChunkError(f"{name}: expected a reply that is based on {expected}, found one on {found!r}")
 
 
-def _unpressed(records: RecordDict, sent: Sent | None, store: Store) -> RecordDict:
+def _unpressed(records: RecordDict, sent: Sent | None, spill: Spill) -> RecordDict:
     """Return the records of a reply, compressed still, large ones on disk."""
     sendings = {name: s for name, s in sent.sendings.items() if s.step} if sent else {}
     content = RecordDict()
@@ -92,6 +95,5 @@ def _unpressed(records: RecordDict, sent: Sent | None, store: Store) -> RecordDi
             content[name] = record
             continue
         to = reference_of(name, sendings) or Sending(record)
-        source = on_disk(data, store.folder) if len(data) >= _LARGE else Memory(data)
-        content[name] = opened(record, Update(source, to.reference or {}, to.model))
+        content[name] = opened(record, Update(spill.put(data), to.reference or {}, to.model))
     return content

@@ -16,8 +16,7 @@ from flowerpress.federation.restore import Dtypes
 class Sent:
     """A message as the strategy made it, and as it went out.
 
-    ``records`` are the strategy's in the dtypes of the model; ``sendings`` are empty for a plain node; ``again`` tells
-    that it replaces a message that the node could not read.
+    ``records`` are the strategy's in the dtypes of the model; ``sendings`` are empty for a plain node.
     """
 
     message: Message
@@ -25,7 +24,6 @@ class Sent:
     records: RecordDict
     sendings: dict[str, Sending]
     metrics: NodeMetrics
-    again: bool = False
 
     @property
     def node(self) -> int:
@@ -36,6 +34,11 @@ class Sent:
     def plain(self) -> bool:
         """Whether it went out without our record, as on stock Flower."""
         return RECORD not in self.wire.content
+
+    @property
+    def difference(self) -> bool:
+        """Whether it can be read only with what the node is believed to hold."""
+        return any(sending.step and sending.step.start for sending in self.sendings.values())
 
     @property
     def ticket(self) -> str:
@@ -51,7 +54,7 @@ class Sent:
     def instead_of(self, first: "Sent") -> "Sent":
         """Return the message as the second one of its round to this node."""
         both = first.metrics.down_bytes + self.metrics.down_bytes
-        return replace(self, metrics=replace(self.metrics, down_bytes=both), again=True)
+        return replace(self, metrics=replace(self.metrics, down_bytes=both))
 
 
 class Outbox:

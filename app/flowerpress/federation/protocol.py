@@ -12,6 +12,7 @@ a node that does not run the mod. A node that lacks what a record was coded agai
 the record whole.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
@@ -158,7 +159,7 @@ def without_record(content: RecordDict) -> RecordDict:
 
 def _number(record: ConfigRecord, key: str, kind: type[T]) -> T:
     value = record.get(key, -1)
-    return kind(value) if isinstance(value, (int, kind)) else kind(-1)
+    return kind(value) if isinstance(value, (int, kind)) and math.isfinite(value) else kind(-1)
 
 
 def _texts(record: ConfigRecord, key: str) -> list[str]:

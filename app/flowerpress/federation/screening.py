@@ -18,7 +18,7 @@ from flwr.app import Array, Message, MetricRecord, RecordDict
 
 from flowerpress.codecs.dtypes import Host, all_finite, dtype_name, is_float
 from flowerpress.errors import ChunkError, ConfigError
-from flowerpress.federation.metrics import squared_distance
+from flowerpress.federation.metrics import arrays_of, raw_bytes, squared_distance
 from flowerpress.npy import STYPE, plain_numpy
 from flowerpress.records import LatentArray
 
@@ -41,13 +41,14 @@ class Screen:
     """Checks of the replies to train and evaluate messages; a refused reply is an error reply with the reason.
 
     Whatever is set, the records, keys, order, dtypes and shapes of a reply must be those that were sent; or, if no
-    reply has those, as with apps that train a part of the model, those that most replies have. Metric records and keys
-    must be those that most replies have. Byte strings (uint8 with one axis) may have any length.
+    reply has those, as with apps that train a part of the model, those that most replies have in the first round, and
+    that they had in the round before in later ones. Metric records and keys must be those that most replies have. In
+    records of nothing but byte strings (uint8 with one axis), these may have any length.
 
     Parameters
     ----------
     max_weight : float
-        The largest weight, such as a number of examples, that a reply may claim; weights must be above 0 and finite.
+        The largest weight, such as a number of examples, that a reply may claim; weights must be above 0.
     weight_key : str
         The metric that the strategy weights replies by.
     max_norm : float or None
@@ -60,6 +61,9 @@ class Screen:
         sees errors only, keeps the model it had.
     keys : str or sequence of str
         Globs of the keys that replies carry, for apps that send back a part of what they were sent.
+    max_bytes : int
+        The most bytes that the arrays of a reply may take when they are decoded, or four times what was sent, if that
+        is more: a few bytes can stand for any number of zeros.
     """
 
     max_weight: float = 1e6
@@ -68,11 +72,12 @@ class Screen:
     finite: bool = True
     min_replies: int = 1
     keys: str | Sequence[str] = "*"
+    max_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keys", (self.keys,) if isinstance(self.keys, str) else tuple(self.keys))
-        if not self.max_weight > 0:
-            raise ConfigError(f"Screen: expected a max_weight above 0, found {self.max_weight!r}")
+        if not 0 < self.max_weight < math.inf:
+            raise ConfigError(f"Screen: expected a finite max_weight above 0, found {self.max_weight!r}")
         if self.max_norm is not None and not self.max_norm >= 1:
             raise ConfigError(f"Screen: expected a max_norm of 1 or more, or None, found {self.max_norm!r}")
         if self.min_replies < 1:
@@ -81,25 +86,34 @@ class Screen:
     def examine(self, reply: Message, sent: RecordDict) -> Findings:
         """Check one reply by itself, and say what it is like.
 
-        Raises ChunkError for arrays that cannot be decoded or are not finite, and for weights out of range.
+        Raises ChunkError for arrays that cannot be decoded, are not finite or too large, and for weights out of range.
         """
-        finite = self.finite and reply.metadata.message_type.startswith("train")
+        nbytes, most = sum(map(_nbytes, arrays_of(reply.content))), max(self.max_bytes, 4 * raw_bytes(sent))
+        if nbytes > most:
+            raise ChunkError(f"expected arrays of {most} bytes at most, found {nbytes}; see Screen(max_bytes=…)")
+        kind = reply.metadata.message_type.split(".", 1)[0]
+        finite = self.finite and kind == "train"
         structure, squares = [], 0.0
         for name, key, array in _items(reply.content):
             x = _decoded(array)
             if x is None:
-                structure.append((name, key, array.dtype, tuple(array.shape)))
+                structure.append((name, key, *_declared(array)))
                 continue
             if finite and not all_finite(x):
                 raise ChunkError(f"{name} {key!r}: expected finite values, found NaN or infinities")
-            structure.append((name, key, *_kind(x)))
+            structure.append((name, key, _stock(dtype_name(x)), x.shape))
             if is_float(dtype_name(x)):
                 squares += squared_distance(x, _like(x, sent, name, key))
-        metrics = []
-        for name, record in sorted(reply.content.metric_records.items()):
+        for record in reply.content.metric_records.values() if kind in ("train", "evaluate") else ():
             self._check_metrics(record, finite=finite)
-            metrics += [(name, key, "", _length(value)) for key, value in sorted(record.items())]
-        return Findings(tuple(structure), tuple(metrics), math.sqrt(squares) if squares >= 0 else math.inf)
+        norm = math.sqrt(squares) if squares >= 0 else math.inf
+        return Findings(_open_ended(structure), metrics_of(reply.content), norm)
+
+    def regular(self, found: Findings, sent: RecordDict, before: Sequence[Findings]) -> bool:
+        """Tell whether a reply is like those before it; of the first, whether it has a weight and what was sent."""
+        if before:
+            return (found.arrays, found.metrics) == (before[0].arrays, before[0].metrics)
+        return self._weighted(found) and found.arrays == self._expected(sent)
 
     def odd_ones(
         self,
@@ -107,6 +121,7 @@ class Screen:
         sent: RecordDict | None,
         before: Sequence[Findings] = (),
         norms: Sequence[float] = (),
+        usual: Findings | None = None,
     ) -> dict[int, str]:
         """Return why some of the replies of a round, by any number, do not fit the others, or what was sent.
 
@@ -120,18 +135,31 @@ class Screen:
             Valid replies of the same round that are not judged again.
         norms : sequence of float
             Norms of updates of the round before.
+        usual : Findings, optional
+            What a valid reply of the round before was like: a single bad one is no majority.
         """
         every = [*before, *found.values()]
-        arrays = self._expected(sent) if sent is not None else None
-        structures = Counter(f.arrays for f in every)
-        if arrays is None or (arrays not in structures and self.keys == ("*",)):
-            arrays = structures.most_common(1)[0][0] if structures else ()
-        weighted = sorted((f.metrics for f in every), key=lambda m: all(key != self.weight_key for _, key, *_ in m))
-        metrics = Counter(weighted).most_common(1)[0][0] if weighted else ()
+        arrays, metrics = self._right_arrays(every, sent, usual), self._right_metrics(every, usual)
         odd = {i: _difference(arrays, f.arrays) or _difference(metrics, f.metrics) for i, f in found.items()}
         odd = {i: difference for i, difference in odd.items() if difference}
         updates = {i: f.norm for i, f in found.items() if i not in odd}
         return odd | self._too_large(updates, [*(f.norm for f in before), *norms])
+
+    def _right_arrays(self, every: Sequence[Findings], sent: RecordDict | None, usual: Findings | None) -> Structure:
+        """Return what was sent, if a reply has it or keys are declared; else what was right before, or most have."""
+        votes = Counter(f.arrays for f in every)
+        if sent is not None and ((expected := self._expected(sent)) in votes or self.keys != ("*",)):
+            return expected
+        if sent is not None and usual:
+            return usual.arrays
+        return votes.most_common(1)[0][0] if votes else ()
+
+    def _right_metrics(self, every: Sequence[Findings], usual: Findings | None) -> Structure:
+        """Return the metrics that most replies have; if none has a weight, and there was one before, those before."""
+        if usual and self._weighted(usual) and not any(map(self._weighted, every)):
+            return usual.metrics
+        votes = Counter(f.metrics for f in sorted(every, key=self._weighted, reverse=True))  # a weight breaks ties
+        return votes.most_common(1)[0][0] if votes else ()
 
     def _too_large(self, norms: Mapping[int, float], others: Sequence[float]) -> dict[int, str]:
         """Return which updates are too large beside the median of all, and why."""
@@ -144,12 +172,11 @@ class Screen:
 
     def _expected(self, sent: RecordDict) -> Structure:
         """Return the structure of a reply that carries what was sent, as far as the app declared its keys."""
-        found = []
-        for name, key, array in _items(sent):
-            if any(fnmatchcase(key, glob) for glob in self.keys):
-                kind = _stock(array.dtype), tuple(array.shape)
-                found.append((name, key, *_any_length(*kind)))
-        return tuple(found)
+        expected = [(name, key, *_declared(array)) for name, key, array in _items(sent)]
+        return _open_ended([kind for kind in expected if any(fnmatchcase(kind[1], glob) for glob in self.keys)])
+
+    def _weighted(self, found: Findings) -> bool:
+        return [key for _, key, *_ in found.metrics].count(self.weight_key) == 1
 
     def _check_metrics(self, record: MetricRecord, *, finite: bool) -> None:
         for key, value in record.items():
@@ -157,6 +184,12 @@ class Screen:
                 raise ChunkError(f"metric {key!r}: expected finite values, found {value!r}")
             if key == self.weight_key and (isinstance(value, list) or not 0 < value <= self.max_weight):
                 raise ChunkError(f"weight {key!r}: expected above 0, up to {self.max_weight:g}, found {value!r}")
+
+
+def metrics_of(content: RecordDict) -> Structure:
+    """Return which metrics a reply carries: numbers, and lists by their length."""
+    records = sorted(content.metric_records.items())
+    return tuple((name, key, "", _length(value)) for name, record in records for key, value in sorted(record.items()))
 
 
 def _items(content: RecordDict) -> Iterator[tuple[str, str, Array]]:
@@ -172,12 +205,22 @@ def _decoded(array: Array) -> Host | None:
     return plain_numpy(array) if array.stype == STYPE else None
 
 
-def _kind(x: Host) -> tuple[str, Shape]:
-    return _any_length(_stock(dtype_name(x)), x.shape)
+def _declared(array: Array) -> tuple[str, Shape]:
+    """Return dtype and shape of an array as it says itself; and its stype, where only that says how to read it."""
+    if array.stype == STYPE:
+        return _stock(array.dtype), tuple(array.shape)
+    return f"{array.dtype} as {array.stype!r} ", tuple(array.shape)
 
 
-def _any_length(dtype: str, shape: Shape) -> tuple[str, Shape]:
-    return (dtype, (-1,)) if dtype == "uint8" and len(shape) == 1 else (dtype, shape)
+def _nbytes(array: Array) -> int:
+    """Return the bytes of an array when it is decoded; one that is not compressed has no more than it brings."""
+    return array.spec.nbytes if isinstance(array, LatentArray) else len(array.data)
+
+
+def _open_ended(found: Sequence[tuple[str, str, str, Shape]]) -> Structure:
+    """Leave the lengths of byte strings open in records of nothing else: trees grow, buffers of a model do not."""
+    fixed = {record for record, _, dtype, shape in found if dtype != "uint8" or len(shape) != 1}
+    return tuple((record, key, dtype, shape if record in fixed else (-1,)) for record, key, dtype, shape in found)
 
 
 def _stock(dtype: str) -> str:

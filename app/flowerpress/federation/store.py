@@ -13,7 +13,6 @@ import mmap
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -27,7 +26,7 @@ from filelock import FileLock
 from flowerpress.chunks.bundle import Bundle, Memory
 from flowerpress.chunks.pack import pack, save
 from flowerpress.codecs.base import Spec
-from flowerpress.codecs.dtypes import ArrayLike, Buffer, to_host
+from flowerpress.codecs.dtypes import ArrayLike, to_host
 from flowerpress.codecs.raw import as_bytes
 from flowerpress.errors import ChunkError, ConfigError
 
@@ -51,20 +50,6 @@ def digest_of(arrays: Mapping[str, ArrayLike]) -> str:
         digest.update(msgspec.msgpack.encode([spec.key, spec.dtype, spec.shape]))
         digest.update(as_bytes(x))
     return digest.hexdigest()
-
-
-def on_disk(data: Buffer, folder: Path | None = None) -> Memory:
-    """Return ``data`` in a file without a name, mapped: the system may take its memory back, and frees it at the end.
-
-    If there is no room on disk, it stays in memory.
-    """
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(data)
-            file.flush()
-            return Memory(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except (OSError, ValueError):
-        return Memory(data)
 
 
 class Store:
@@ -159,7 +144,7 @@ class Store:
             return found
         data = pack(dict(arrays), "raw", keep_input=False)
         written = self.get(digest) if self._write(digest, data, holder) else None
-        return Bundle(on_disk(data)) if written is None else written
+        return Bundle(data) if written is None else written
 
     def seed(self, arrays: Mapping[str, ArrayLike]) -> str:
         """Store a record that stays until the store is cleared, or full; return its digest.

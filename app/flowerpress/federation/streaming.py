@@ -4,6 +4,7 @@ Replies come in any order. The sums are kept in float64, where the order of a su
 shows; stock `FedAvg`, on replies in a fixed order, is the one to take for equal bits.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from copy import copy
 
@@ -13,8 +14,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from flowerpress.codecs.dtypes import Host
-from flowerpress.errors import ConfigError
+from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
+from flowerpress.federation.screening import metrics_of
 
 
 class StreamingFedAvg(FedAvg):
@@ -55,24 +57,33 @@ class StreamingFedAvg(FedAvg):
             self._fold(reply.content, sums, dtypes)
         if not metrics or self._exchanges[-1].failed:
             return None, None
-        total = sum(_weight(content, self.weighted_by_key) for content in metrics)
+        total = sum(self._weight(content) for content in metrics)
         arrays = ArrayRecord()
         for key in list(sums):
             x = np.asarray(sums.pop(key) / total)
             arrays[key] = Array(x.astype(dtypes[key]) if np.issubdtype(dtypes[key], np.floating) else x)
-        return arrays, self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
+        return arrays, self.train_metrics_aggr_fn(_alike(metrics), self.weighted_by_key)
 
     def _fold(self, content: RecordDict, sums: dict[str, Host], dtypes: dict[str, np.dtype[np.generic]]) -> None:
         """Add the weighted arrays of a reply, one after the other."""
-        weight = _weight(content, self.weighted_by_key)
+        weight = self._weight(content)
         for record in content.array_records.values():
             for key, array in record.items():
                 x = array.numpy()
                 dtypes.setdefault(key, x.dtype)
-                weighted = np.multiply(x, weight, dtype=np.float64)
+                weighted = np.asarray(np.multiply(x, weight, dtype=np.float64))  # an array with no axes, too
                 sums[key] = np.add(sums[key], weighted, out=weighted) if key in sums else weighted
 
+    def _weight(self, content: RecordDict) -> float:
+        key = self.weighted_by_key
+        found = [record[key] for record in content.metric_records.values() if key in record]
+        if len(found) != 1 or isinstance(found[0], list):
+            raise RunError(f"StreamingFedAvg: expected one number {key!r}, the weight, in each reply, found {found}")
+        return float(found[0])
 
-def _weight(content: RecordDict, key: str) -> float:
-    (record,) = content.metric_records.values()
-    return float(record[key])  # type: ignore[arg-type]
+
+def _alike(contents: list[RecordDict]) -> list[RecordDict]:
+    """Return those with the metrics that most have: a reply that came before others was not compared with them."""
+    kinds = list(map(metrics_of, contents))
+    ((usual, _),) = Counter(kinds).most_common(1)
+    return [content for content, kind in zip(contents, kinds, strict=True) if kind == usual]
