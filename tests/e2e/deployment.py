@@ -62,9 +62,9 @@ def wait(superlink: SuperLink, nodes: int) -> None:
     raise TimeoutError(f"{nodes} SuperNodes were not online after {START_SECONDS} s")
 
 
-def run(superlink: SuperLink, app: Path, config: str, seconds: float) -> int:
-    """Submit an app, wait until it has completed, and return the run's id."""
-    run_id = superlink.submit(app, config)
+def run(superlink: SuperLink, app: Path, config: str, seconds: float, resources: str = "") -> int:
+    """Submit an app, wait until it has completed, and return the run's id; ``resources`` are a simulation's."""
+    run_id = superlink.submit(app, config, resources)
     follow = [program("flwr"), "log", str(run_id), "own"]  # ends when the run does; polling would cost a core's time
     subprocess.run(follow, env=superlink.env, capture_output=True, timeout=seconds, check=False)
     status, details = superlink.status(run_id)

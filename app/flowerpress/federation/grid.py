@@ -17,7 +17,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
@@ -27,7 +27,7 @@ from flowerpress.federation.inbox import Got, receive, refusal
 from flowerpress.federation.ledger import Ledger
 from flowerpress.federation.metrics import Exchange, Log, log_to
 from flowerpress.federation.outbox import Outbox, Sent
-from flowerpress.federation.protocol import RAISED, Mark, whole_wanted
+from flowerpress.federation.protocol import RAISED, Mark, records_of, whole_wanted
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
@@ -344,6 +344,6 @@ def _exchange(messages: list[Message]) -> Exchange:
     """Return the exchange that these messages begin, in the round that the strategy wrote into its configuration."""
     if not messages:
         return Exchange("", 0)
-    configs = messages[0].content.config_records.values()
+    configs = records_of(messages[0].content, ConfigRecord).values()
     rounds = (r for r in (record.get("server-round") for record in configs) if isinstance(r, int))
     return Exchange(messages[0].metadata.message_type, next(rounds, 0))

@@ -8,12 +8,12 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Array, RecordDict
+from flwr.app import Array, ArrayRecord, RecordDict
 
 from flowerpress.chunks.bundle import Clock
 from flowerpress.codecs.dtypes import ArrayLike, Host, dtype_name, is_float, numpy_dtype, to_host
 from flowerpress.errors import ConfigError
-from flowerpress.federation.protocol import Mark
+from flowerpress.federation.protocol import Mark, records_of
 from flowerpress.records import LatentArray
 
 _BLOCK = 1 << 17
@@ -142,7 +142,7 @@ def squared_distance(x: Host, y: Host) -> float:
 
 def arrays_of(content: RecordDict) -> list[Array]:
     """Return the arrays of all records of a message."""
-    return [array for record in content.array_records.values() for array in record.values()]
+    return [array for record in records_of(content, ArrayRecord).values() for array in record.values()]
 
 
 def wire_bytes(content: RecordDict) -> int:

@@ -24,6 +24,7 @@ from flowerpress.federation.protocol import (
     Offer,
     error_reply,
     partition_of,
+    records_of,
     reference_of,
 )
 from flowerpress.federation.reference import Initial, Received, receive
@@ -71,17 +72,16 @@ def _pressed(reply: Message, offer: Offer, context: Context, received: Received,
         reply.error = Error(reply.error.code, MARK + (reply.error.reason or ""))
         return reply
     started = time.perf_counter()
-    bases = {name: reference_of(name, received.references) for name in reply.content.array_records}
-    pressed = {name: press(r, offer.codec, bases=bases[name]) for name, r in reply.content.array_records.items()}
+    records = records_of(reply.content, ArrayRecord)
+    bases = {name: reference_of(name, received.references) for name in records}
+    pressed = {name: press(record, offer.codec, bases=bases[name]) for name, record in records.items()}
     seconds = time.perf_counter() - started
     mark = Mark(
         partition=partition_of(context),
         ticket=offer.ticket,
         holds=received.holds,
         raw_bytes=raw_bytes(reply.content),
-        distortion=max(
-            (_distortion(r, pressed[n], bases[n]) for n, r in reply.content.array_records.items()), default=0.0
-        ),
+        distortion=max((_distortion(r, pressed[name], bases[name]) for name, r in records.items()), default=0.0),
         encode_seconds=seconds,
         decode_seconds=decode_seconds,
     )

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flowerpress.errors import ConfigError
 from flowerpress.federation.ledger import Ledger, Sending
 from flowerpress.federation.metrics import NodeMetrics, raw_bytes, wire_bytes
-from flowerpress.federation.protocol import RECORD, Mark, Offer
+from flowerpress.federation.protocol import RECORD, Mark, Offer, records_of
 from flowerpress.federation.restore import Dtypes
 
 
@@ -103,9 +103,10 @@ class Outbox:
         """Return, for each message, how its records are sent; name by name, as nodes hold them."""
         sendings: list[dict[str, Sending]] = [{} for _ in messages]
         pressed = [i for i in range(len(messages)) if not plain[i]]
-        for name in {name: None for i in pressed for name in records[i].array_records}:
-            having = [i for i in pressed if name in records[i].array_records]
-            wanted = [(messages[i].metadata.dst_node_id, records[i].array_records[name]) for i in having]
+        arrays = [records_of(content, ArrayRecord) for content in records]
+        for name in {name: None for i in pressed for name in arrays[i]}:
+            having = [i for i in pressed if name in arrays[i]]
+            wanted = [(messages[i].metadata.dst_node_id, arrays[i][name]) for i in having]
             for i, sending in zip(having, self._ledger.send(name, wanted), strict=True):
                 sendings[i][name] = sending
         return sendings

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
 from flowerpress.errors import FlowerpressError
 
@@ -28,6 +28,7 @@ NEED_WHOLE = "need-whole: "
 RAISED = 2  # Flower's code for a client app that raised; its name is not public
 T = TypeVar("T", int, float)
 V = TypeVar("V")
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 class NeedWhole(FlowerpressError):
@@ -67,7 +68,7 @@ class Offer:
     @classmethod
     def find(cls, content: RecordDict) -> Self | None:
         """Return the offer in a message, or None if the server does not run the grid."""
-        record = content.config_records.get(RECORD)
+        record = records_of(content, ConfigRecord).get(RECORD)
         if record is None:
             return None
         steps = zip(_texts(record, "records"), _texts(record, "from"), _texts(record, "to"), strict=False)
@@ -116,7 +117,7 @@ class Mark:
         """Return the mark of a reply, or None if the node does not run the mod."""
         if reply.has_error():
             return cls() if (reply.error.reason or "").startswith(MARK) else None
-        record = reply.content.config_records.get(RECORD)
+        record = records_of(reply.content, ConfigRecord).get(RECORD)
         if record is None or _number(record, "version", int) != VERSION:
             return None
         return cls(
@@ -128,6 +129,15 @@ class Mark:
             _number(record, "encode-seconds", float),
             _number(record, "decode-seconds", float),
         )
+
+
+def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Return the records of one kind.
+
+    Flower's ``content.array_records`` refers back to the content, and so keeps a reply in memory until the garbage
+    collector comes by.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
 def error_reply(message: Message, reason: str) -> Message:

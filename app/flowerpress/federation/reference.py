@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
 
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.errors import ChunkError
-from flowerpress.federation.protocol import RECORD, NeedWhole, Offer, Step, without_record
+from flowerpress.federation.protocol import RECORD, NeedWhole, Offer, Step, records_of, without_record
 from flowerpress.federation.store import Store, digest_of
 from flowerpress.wire import bundle_bytes, opened, unpress, values_of
 
@@ -103,6 +103,6 @@ def _remember(context: Context, holds: Mapping[str, str]) -> None:
 
 def _held(context: Context) -> dict[str, str]:
     """Return the digests that this node remembers to hold, by the name of the record."""
-    record = context.state.config_records.get(RECORD, ConfigRecord())
+    record = records_of(context.state, ConfigRecord).get(RECORD, ConfigRecord())
     pairs = zip(*(record.get(key, []) for key in ("records", "holds")), strict=False)
     return {str(name): str(digest) for name, digest in pairs}

@@ -14,11 +14,12 @@ from statistics import median
 from typing import TypeAlias
 
 import numpy as np
-from flwr.app import Array, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
 from flowerpress.codecs.dtypes import Host, all_finite, dtype_name, is_float
 from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.federation.metrics import arrays_of, raw_bytes, squared_distance
+from flowerpress.federation.protocol import records_of
 from flowerpress.npy import STYPE, plain_numpy
 from flowerpress.records import LatentArray
 
@@ -104,7 +105,7 @@ class Screen:
             structure.append((name, key, _stock(dtype_name(x)), x.shape))
             if is_float(dtype_name(x)):
                 squares += squared_distance(x, _like(x, sent, name, key))
-        for record in reply.content.metric_records.values() if kind in ("train", "evaluate") else ():
+        for record in records_of(reply.content, MetricRecord).values() if kind in ("train", "evaluate") else ():
             self._check_metrics(record, finite=finite)
         norm = math.sqrt(squares) if squares >= 0 else math.inf
         return Findings(_open_ended(structure), metrics_of(reply.content), norm)
@@ -188,12 +189,12 @@ class Screen:
 
 def metrics_of(content: RecordDict) -> Structure:
     """Return which metrics a reply carries: numbers, and lists by their length."""
-    records = sorted(content.metric_records.items())
+    records = sorted(records_of(content, MetricRecord).items())
     return tuple((name, key, "", _length(value)) for name, record in records for key, value in sorted(record.items()))
 
 
 def _items(content: RecordDict) -> Iterator[tuple[str, str, Array]]:
-    for name, record in sorted(content.array_records.items()):
+    for name, record in sorted(records_of(content, ArrayRecord).items()):
         for key, array in record.items():
             yield name, key, array
 
@@ -230,7 +231,7 @@ def _stock(dtype: str) -> str:
 
 def _like(x: Host, sent: RecordDict, name: str, key: str) -> Host:
     """Return what was sent in the place of ``x``; zero if there was nothing like it."""
-    record = sent.array_records.get(name)
+    record = records_of(sent, ArrayRecord).get(name)
     y = _decoded(record[key]) if record is not None and key in record else None
     return y if y is not None and y.shape == x.shape else np.zeros((), np.float32)
 

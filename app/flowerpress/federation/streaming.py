@@ -16,6 +16,7 @@ from flwr.serverapp.strategy import FedAvg, Result
 from flowerpress.codecs.dtypes import Host
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
+from flowerpress.federation.protocol import records_of
 from flowerpress.federation.screening import metrics_of
 
 
@@ -53,7 +54,7 @@ class StreamingFedAvg(FedAvg):
         for reply in replies:
             if reply.has_error():
                 continue
-            metrics.append(RecordDict(dict(reply.content.metric_records.items())))
+            metrics.append(RecordDict({**records_of(reply.content, MetricRecord)}))
             self._fold(reply.content, sums, dtypes)
         if not metrics or self._exchanges[-1].failed:
             return None, None
@@ -67,7 +68,7 @@ class StreamingFedAvg(FedAvg):
     def _fold(self, content: RecordDict, sums: dict[str, Host], dtypes: dict[str, np.dtype[np.generic]]) -> None:
         """Add the weighted arrays of a reply, one after the other."""
         weight = self._weight(content)
-        for record in content.array_records.values():
+        for record in records_of(content, ArrayRecord).values():
             for key, array in record.items():
                 x = array.numpy()
                 dtypes.setdefault(key, x.dtype)
@@ -76,7 +77,7 @@ class StreamingFedAvg(FedAvg):
 
     def _weight(self, content: RecordDict) -> float:
         key = self.weighted_by_key
-        found = [record[key] for record in content.metric_records.values() if key in record]
+        found = [record[key] for record in records_of(content, MetricRecord).values() if key in record]
         if len(found) != 1 or isinstance(found[0], list):
             raise RunError(f"StreamingFedAvg: expected one number {key!r}, the weight, in each reply, found {found}")
         return float(found[0])
