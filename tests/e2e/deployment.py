@@ -4,14 +4,16 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from flowerpress.apps.superlink import SuperLink, descendants, end_processes, free_port, program
 from flowerpress.federation.store import FOLDER
 
 START_SECONDS = 60
+Node: TypeAlias = "tuple[subprocess.Popen[bytes], str]"  # and its Flower home
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def federation(
     ``through`` is asked, for each SuperNode, which address leads to that of the SuperLink.
     """
     with SuperLink(simulation=False, log=folder / "superlink.log") as superlink:
-        started: list[tuple[subprocess.Popen[bytes], str]] = []
+        started: list[Node] = []
         try:
             for i in range(nodes):
                 address, log = through(superlink.address), folder / f"supernode{i}.log"
@@ -31,17 +33,10 @@ def federation(
             wait(superlink, nodes)
             yield superlink
         finally:
-            families = [pid for process, _ in started for pid in (process.pid, *descendants(process.pid))]
-            for process, home in started:
-                process.terminate()
-                process.wait()
-                shutil.rmtree(home, ignore_errors=True)
-            end_processes(families)
+            stop(started)
 
 
-def start_node(
-    superlink: SuperLink, address: str, log: Path, partition: int, nodes: int
-) -> tuple["subprocess.Popen[bytes]", str]:
+def start_node(superlink: SuperLink, address: str, log: Path, partition: int, nodes: int) -> Node:
     home = tempfile.mkdtemp(prefix="flowerpress-node-")
     options = ["--insecure", "--superlink", address, "--port", str(free_port())]
     config = f"partition-id={partition} num-partitions={nodes}"
@@ -49,6 +44,16 @@ def start_node(
         command = [program("flower-supernode"), *options, "--node-config", config]
         env = {**superlink.env, "FLWR_HOME": home, FOLDER: f"{home}/cache"}  # as if it were another machine
         return subprocess.Popen(command, env=env, cwd=home, stdout=out, stderr=subprocess.STDOUT), home
+
+
+def stop(nodes: Sequence[Node], *, kill: bool = False) -> None:
+    """End SuperNodes and what they started; with ``kill``, without a word to anybody."""
+    families = [pid for process, _ in nodes for pid in (process.pid, *descendants(process.pid))]
+    for process, home in nodes:
+        (process.kill if kill else process.terminate)()
+        process.wait()
+        shutil.rmtree(home, ignore_errors=True)
+    end_processes(families)
 
 
 def wait(superlink: SuperLink, nodes: int) -> None:
