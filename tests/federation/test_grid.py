@@ -117,6 +117,23 @@ def test_query_and_evaluate_and_any_number_of_records() -> None:
         assert dict(reply.content.items()) == dict(bare.items())
 
 
+def test_arrays_of_other_stypes_travel_beside_what_is_shared() -> None:
+    """Records, or contents, that differ in nothing else are not taken for each other."""
+
+    def record(data: bytes) -> ArrayRecord:
+        made = ArrayRecord([np.arange(5.0)])
+        made["own"] = Array("uint8", (len(data),), "somebody's own", data)
+        return made
+
+    contents = {node: RecordDict({"a": record(b"1"), "b": record(bytes([node]))}) for node in (5, 71)}
+    grid = PressGrid(grid_of())
+    for _ in range(2):
+        for reply in grid.send_and_receive([Message(content, node, "query") for node, content in contents.items()]):
+            assert reply.content["a"]["own"].data == b"1"
+            assert reply.content["b"]["own"].data == bytes([reply.metadata.src_node_id])
+            assert np.array_equal(reply.content["b"]["0"].numpy(), np.arange(5.0))
+
+
 def test_nodes_without_the_mod_get_plain_arrays_in_the_same_round() -> None:
     inner = grid_of(pressed={71: True, 5: False, 930: True, 44: False})
     grid = PressGrid(inner)

@@ -63,7 +63,7 @@ class Ledger:
         self._held: dict[tuple[int, str], str] = {}
         self._seeds: dict[str, dict[str, Spec]] = {}
         self._models: dict[str, str] = {}  # digest of what nodes decoded: digest of the model it was coded from
-        self._wholes: dict[str, Sending] = {}  # by digest of the model; while messages are on their way
+        self._wholes: dict[tuple[str, str], Sending] = {}  # by name and digest; while messages are on their way
         weakref.finalize(self, store.keep, run, ())
 
     def held(self, node: int, name: str) -> str:
@@ -104,7 +104,7 @@ class Ledger:
         ((i, record), *_) = distinct.items()
         likely = self._likely(values[i], digests[i])
         groups = self._groups(name, [node for node, _ in records], likely)
-        sendings = {start: self._sending(record, digests[i], start) for start in set(groups.values())}
+        sendings = {start: self._sending(name, record, digests[i], start) for start in set(groups.values())}
         return [sendings[groups[node]] for node, _ in records]
 
     def _groups(self, name: str, nodes: Iterable[int], likely: str) -> dict[int, str]:
@@ -126,13 +126,13 @@ class Ledger:
             return digest
         return next((seed for seed in reversed(self._seeds) if self._seeds[seed] == specs), "")
 
-    def _sending(self, record: ArrayRecord, digest: str, start: str) -> Sending:
+    def _sending(self, name: str, record: ArrayRecord, digest: str, start: str) -> Sending:
         """Return what leads nodes that hold ``start`` to the record with this digest."""
         base = self._store.get(start) if start else None
         if base is None:
-            if digest not in self._wholes:
-                self._wholes[digest] = self._encoded(record, digest, "", None)
-            return self._wholes[digest]
+            if (name, digest) not in self._wholes:
+                self._wholes[name, digest] = self._encoded(record, digest, "", None)
+            return self._wholes[name, digest]
         if self._models.get(start, start) == digest:
             return Sending(beside(record), Step(start, start), base, None if start == digest else values_of(record))
         return self._encoded(record, digest, start, base)
