@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from flowerpress import Bundle
 from flowerpress.apps import launch, report
-from flowerpress.apps.superlink import program
+from flowerpress.apps.superlink import SuperLink, program
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.simulation
@@ -82,6 +83,39 @@ def test_the_lossless_default_gives_the_model_of_stock_flower(tmp_path: Path) ->
     assert by_stock[-1]["down-bytes"] == 0
     assert 0 < by_press[-1]["up-bytes"] < by_press[-1]["up-raw-bytes"]
     assert {e["type"] for e in by_press[-1]["exchanges"]} == {"train", "evaluate"}
+
+
+PROGRAM = """
+from flwr.serverapp import ServerApp, strategy
+from flwr.simulation import run_simulation
+from flowerpress import PressGrid
+from tests.federation.apps import client, initial
+
+server = ServerApp()
+
+@server.main()
+def main(grid, context):
+    assert not context.run_config
+    grid = PressGrid(grid, "intdelta | zstd")
+    result = strategy.FedAvg().start(grid=grid, initial_arrays=initial(), num_rounds=3)
+    rows = [exchange.row() for exchange in grid.exchanges]
+    assert [row["replies"] for row in rows] == [2] * 6, rows
+    assert max(row["failures"] for row in rows) == 0
+    assert rows[2]["down-bytes"] == 0  # the model that both had evaluated
+    assert len(result.arrays) == 3
+    print("all is well")
+
+resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+run_simulation(server, client(), num_supernodes=2, backend_config=resources)
+"""
+
+
+def test_run_simulation_which_has_no_run_config(tmp_path: Path) -> None:
+    with SuperLink(simulation=True, log=tmp_path / "log") as superlink:  # for its environment alone
+        env = {**superlink.env, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
+        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "all is well" in done.stdout, done.stderr[-3000:]
 
 
 def flowerpress(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

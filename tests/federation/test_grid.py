@@ -378,6 +378,37 @@ def test_mistakes_show_when_the_grid_is_made(options: dict[str, Any], match: str
         PressGrid(grid_of(), **options)
 
 
+THEIRS = """
+from typing import ClassVar
+from flowerpress.codecs.planes import Planes
+
+class Unsure(Planes):
+    name: ClassVar[str] = "unsure"
+    reproducible = False
+"""
+
+
+def test_a_codec_that_may_decode_to_other_bits_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flowerpress.codecs.registry import lookup
+
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[flowerpress.codecs]\nunsure = theirs:Unsure\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lookup.cache_clear()
+    try:
+        inner = grid_of()
+        with pytest.raises(ConfigError, match="unsure . zstd may decode to other bits"):
+            PressGrid(inner, down="unsure | zstd").send_and_receive(messages(content()))
+        assert not inner.sent
+        for reply in PressGrid(grid_of(), "unsure | zstd", down="raw").send_and_receive(messages(content())):
+            assert reply.has_content()
+    finally:
+        lookup.cache_clear()
+
+
 def test_the_reserved_name() -> None:
     with pytest.raises(ConfigError, match="reserved"):
         PressGrid(grid_of()).send_and_receive(messages(content(**{RECORD: ConfigRecord()})))
