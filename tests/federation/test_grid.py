@@ -79,6 +79,26 @@ def test_a_model_for_many_nodes_is_coded_once(monkeypatch: pytest.MonkeyPatch) -
     assert len({id(m.content.array_records["arrays"]) for m in inner.sent}) == 1
 
 
+@pytest.mark.parametrize(("codec", "encodes"), [("zstd", 2), ("intdelta | zstd", 4)])
+def test_nodes_that_hold_different_models(codec: str, encodes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them gets a difference of its own; or all the same, if that is what the codec makes of differences."""
+    from flowerpress.federation import ledger as module
+
+    calls, original = [], module.press
+    monkeypatch.setattr(module, "press", lambda *args, **options: calls.append(1) or original(*args, **options))
+    grid, model = PressGrid(grid_of(), codec), initial()
+    for node in NODES:
+        model["b"] = Array(model["b"].numpy() + 1)
+        grid.send_and_receive(messages(content(arrays=model.copy()), "query", nodes=(node,)))
+    assert len({grid.held(node) for node in NODES}) == 4
+    calls.clear()
+    model["b"] = Array(model["b"].numpy() + 1)
+    for reply in grid.send_and_receive(messages(content(arrays=model), "query")):
+        assert reply.content["arrays"] == model
+    assert len(calls) == encodes
+    assert len({grid.held(node) for node in NODES}) == 1
+
+
 def test_what_travels_is_plain_flower() -> None:
     inner = grid_of()
     PressGrid(inner, "zfp").send_and_receive(messages(content()))
@@ -400,7 +420,7 @@ def test_a_codec_that_may_decode_to_other_bits_is_not_sent(tmp_path: Path, monke
     lookup.cache_clear()
     try:
         inner = grid_of()
-        with pytest.raises(ConfigError, match="unsure . zstd may decode to other bits"):
+        with pytest.raises(ConfigError, match=r"unsure . zstd may decode to other bits"):
             PressGrid(inner, down="unsure | zstd").send_and_receive(messages(content()))
         assert not inner.sent
         for reply in PressGrid(grid_of(), "unsure | zstd", down="raw").send_and_receive(messages(content())):

@@ -12,7 +12,7 @@ no residual on this side. A node counts as holding a reference when it has said 
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord
 
@@ -43,6 +43,16 @@ class Sending:
     reference: Bundle | None = None
     model: Mapping[str, ArrayLike] | None = None
     distortion: float = 0.0
+
+    @property
+    def start(self) -> str:
+        """Digest of what it was coded against; "" for nothing."""
+        return self.step.start if self.step else ""
+
+    @property
+    def to(self) -> str:
+        """Digest of what nodes hold then; "" for nothing."""
+        return self.step.to if self.step else ""
 
 
 class Ledger:
@@ -104,8 +114,26 @@ class Ledger:
         ((i, record), *_) = distinct.items()
         likely = self._likely(values[i], digests[i])
         groups = self._groups(name, [node for node, _ in records], likely)
-        sendings = {start: self._sending(name, record, digests[i], start) for start in set(groups.values())}
+        sendings = self._sendings(name, record, digests[i], set(groups.values()))
         return [sendings[groups[node]] for node, _ in records]
+
+    def _sendings(self, name: str, record: ArrayRecord, digest: str, starts: Iterable[str]) -> dict[str, Sending]:
+        """Return what leads from each of several references to the record with this digest.
+
+        If two differences come out alike, the codec takes no notice of references, and the first is for everybody.
+        """
+        sendings, encoded = dict[str, Sending](), list[Sending]()
+        for start in sorted(starts):
+            if len(encoded) > 1 and encoded[0].wire == encoded[1].wire and not self._leads(start, digest):
+                sendings[start] = replace(encoded[0], step=Step("", encoded[0].to))
+                continue
+            sendings[start] = sending = self._sending(name, record, digest, start)
+            encoded += [sending] if sending.start != sending.to else []
+        return sendings
+
+    def _leads(self, start: str, digest: str) -> bool:
+        """Tell whether nodes that hold ``start`` need nothing to have the record with this digest, as it was sent."""
+        return self._models.get(start, start) == digest
 
     def _groups(self, name: str, nodes: Iterable[int], likely: str) -> dict[int, str]:
         """Return what each node is known to hold; those in the smallest groups, over the limit, nothing."""
@@ -133,7 +161,7 @@ class Ledger:
             if (name, digest) not in self._wholes:
                 self._wholes[name, digest] = self._encoded(record, digest, "", None)
             return self._wholes[name, digest]
-        if self._models.get(start, start) == digest:
+        if self._leads(start, digest):
             return Sending(beside(record), Step(start, start), base, None if start == digest else values_of(record))
         return self._encoded(record, digest, start, base)
 
