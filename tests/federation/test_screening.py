@@ -354,10 +354,11 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
 
 
 def test_max_bytes() -> None:
-    large = content({"w": np.zeros(1000, np.float32)})
+    large = content(LatentRecord.of(Bundle(pack({"w": np.zeros(1000, np.float32)}))))
     with pytest.raises(ChunkError, match="expected arrays of 224 bytes at most, found"):
         examine(large, Screen(max_bytes=100))
     examine(large, Screen(max_bytes=5000))
+    examine(content({"w": np.zeros(1000, np.float32)}), Screen(max_bytes=100))  # it takes no more than it brought
     examine(large, Screen(max_bytes=100), sent=large)
 
 

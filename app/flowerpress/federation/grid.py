@@ -27,7 +27,7 @@ from flowerpress.federation.inbox import Got, receive, refusal
 from flowerpress.federation.ledger import Ledger
 from flowerpress.federation.metrics import Exchange, Log, log_to
 from flowerpress.federation.outbox import Outbox, Sent
-from flowerpress.federation.protocol import RAISED, Mark, records_of, whole_wanted
+from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, whole_wanted
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
@@ -306,7 +306,7 @@ class PressGrid(Grid):
         self._ledger.settle()
         if not exchange.nodes:
             return
-        train = exchange.message_type.split(".", 1)[0] == "train"
+        train = kind_of(exchange.message_type) == "train"
         if valid:
             self._usual[exchange.message_type] = valid[0]
         reasons = "; ".join(sorted({f"node {node.node}: {node.error}" for node in exchange.nodes if node.error}))

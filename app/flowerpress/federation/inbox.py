@@ -79,7 +79,7 @@ def _confirm(reply: Message, mark: Mark, sent: Sent, ledger: Ledger) -> None:
         raise ChunkError(f"expected a reply to the message {sent.ticket!r}, found one to {mark.ticket!r}")
     for name, sending in sent.sendings.items():
         if sending.step is not None:
-            found, expected = mark.holds.get(name, ""), sending.step.to
+            found, expected = mark.holds.get(name, ""), sending.to
             ledger.holds(sent.node, name, found if found == expected else "")
             if found not in ("", expected):
                 raise ChunkError(f"{name}: expected a reply that is based on {expected}, found one on {found!r}")

@@ -64,6 +64,12 @@ class Exchange:
     seconds: float = 0.0
     failed: str = ""
 
+    @property
+    def ratio(self) -> float:
+        """Raw bytes over bytes sent, both directions; 1 if nothing was sent."""
+        sent = sum(node.down_bytes + node.up_bytes for node in self.nodes)
+        return sum(node.down_raw_bytes + node.mark.raw_bytes for node in self.nodes) / sent if sent else 1.0
+
     def row(self) -> dict[str, object]:
         """Return sums over the nodes, then the nodes."""
         rows = [node.row() for node in self.nodes]
@@ -71,17 +77,14 @@ class Exchange:
         def total(name: str) -> int | float:
             return sum(value for row in rows if not isinstance(value := row[name], str))
 
-        names = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes")
-        sums = {name: total(name) for name in names}
-        sent = sums["down-bytes"] + sums["up-bytes"]
         return {
             "type": self.message_type,
             "round": self.server_round,
             "replies": sum(not node.error for node in self.nodes),
             "failures": sum(bool(node.error) for node in self.nodes),
             "failed": self.failed,
-            **sums,
-            "ratio": (sums["down-raw-bytes"] + sums["up-raw-bytes"]) / sent if sent else 1.0,
+            **{name: total(name) for name in ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes")},
+            "ratio": self.ratio,
             "distortion": max((node.mark.distortion for node in self.nodes), default=0.0),
             "encode-seconds": self.encode_seconds + total("client-encode-seconds"),
             "decode-seconds": total("server-decode-seconds") + total("client-decode-seconds"),
@@ -91,11 +94,12 @@ class Exchange:
 
     def line(self) -> str:
         """Return the exchange as one line for a person."""
-        row = self.row()
-        down, up, ratio, seconds = (float(str(row[name])) for name in ("down-bytes", "up-bytes", "ratio", "seconds"))
+        failures = sum(bool(node.error) for node in self.nodes)
+        down, up = sum(node.down_bytes for node in self.nodes), sum(node.up_bytes for node in self.nodes)
         line = (
-            f"round {self.server_round} {self.message_type}: {row['replies']} replies, {row['failures']} failures, "
-            f"sent {_megabytes(down)} down and {_megabytes(up)} up, {ratio:.1f}x less than raw, {seconds:.1f} s"
+            f"round {self.server_round} {self.message_type}: {len(self.nodes) - failures} replies, "
+            f"{failures} failures, sent {_megabytes(down)} down and {_megabytes(up)} up, "
+            f"{self.ratio:.1f}x less than raw, {self.seconds:.1f} s"
         )
         return f"{line}; failed: {self.failed}" if self.failed else line
 

@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, Message, RecordDict
 from flowerpress.errors import ConfigError
 from flowerpress.federation.ledger import Ledger, Sending
 from flowerpress.federation.metrics import NodeMetrics, raw_bytes, wire_bytes
-from flowerpress.federation.protocol import RECORD, Mark, Offer, records_of
+from flowerpress.federation.protocol import RECORD, Mark, Offer, kind_of, records_of
 from flowerpress.federation.restore import Dtypes
 
 
@@ -38,7 +38,7 @@ class Sent:
     @property
     def difference(self) -> bool:
         """Whether it can be read only with what the node is believed to hold."""
-        return any(sending.step and sending.step.start for sending in self.sendings.values())
+        return any(sending.start for sending in self.sendings.values())
 
     @property
     def ticket(self) -> str:
@@ -48,8 +48,8 @@ class Sent:
 
     @property
     def kind(self) -> str:
-        """What the message is for: ``train``, ``evaluate`` or ``query``; without the name of a variant."""
-        return self.message.metadata.message_type.split(".", 1)[0]
+        """What the message is for: ``train``, ``evaluate`` or ``query``."""
+        return kind_of(self.message.metadata.message_type)
 
     def instead_of(self, first: "Sent") -> "Sent":
         """Return the message as the second one of its round to this node."""

@@ -156,6 +156,15 @@ def reference_of(name: str, references: Mapping[str, V]) -> V | None:
     return references.get(name, only)
 
 
+def kind_of(message_type: str) -> str:
+    """Return what a message is for, ``train``, ``evaluate`` or ``query``, without the name of a variant.
+
+    >>> kind_of("train.with_noise")
+    'train'
+    """
+    return message_type.split(".", 1)[0]
+
+
 def partition_of(context: Context) -> int:
     """Return the partition id that the node was started with, or -1."""
     partition = context.node_config.get("partition-id", -1)

@@ -19,7 +19,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flowerpress.codecs.dtypes import Host, all_finite, dtype_name, is_float
 from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.federation.metrics import arrays_of, raw_bytes, squared_distance
-from flowerpress.federation.protocol import records_of
+from flowerpress.federation.protocol import kind_of, records_of
 from flowerpress.npy import STYPE, plain_numpy
 from flowerpress.records import LatentArray
 
@@ -63,8 +63,8 @@ class Screen:
     keys : str or sequence of str
         Globs of the keys that replies carry, for apps that send back a part of what they were sent.
     max_bytes : int
-        The most bytes that the arrays of a reply may take when they are decoded, or four times what was sent, if that
-        is more: a few bytes can stand for any number of zeros.
+        The most bytes that the compressed arrays of a reply may take when they are decoded, or four times what was
+        sent, if that is more: a few bytes can stand for any number of zeros.
     """
 
     max_weight: float = 1e6
@@ -89,10 +89,11 @@ class Screen:
 
         Raises ChunkError for arrays that cannot be decoded, are not finite or too large, and for weights out of range.
         """
-        nbytes, most = sum(map(_nbytes, arrays_of(reply.content))), max(self.max_bytes, 4 * raw_bytes(sent))
+        compressed = (array for array in arrays_of(reply.content) if isinstance(array, LatentArray))
+        nbytes, most = sum(array.spec.nbytes for array in compressed), max(self.max_bytes, 4 * raw_bytes(sent))
         if nbytes > most:
             raise ChunkError(f"expected arrays of {most} bytes at most, found {nbytes}; see Screen(max_bytes=…)")
-        kind = reply.metadata.message_type.split(".", 1)[0]
+        kind = kind_of(reply.metadata.message_type)
         finite = self.finite and kind == "train"
         structure, squares = [], 0.0
         for name, key, array in _items(reply.content):
@@ -211,11 +212,6 @@ def _declared(array: Array) -> tuple[str, Shape]:
     if array.stype == STYPE:
         return _stock(array.dtype), tuple(array.shape)
     return f"{array.dtype} as {array.stype!r} ", tuple(array.shape)
-
-
-def _nbytes(array: Array) -> int:
-    """Return the bytes of an array when it is decoded; one that is not compressed has no more than it brings."""
-    return array.spec.nbytes if isinstance(array, LatentArray) else len(array.data)
 
 
 def _open_ended(found: Sequence[tuple[str, str, str, Shape]]) -> Structure:
