@@ -15,7 +15,8 @@ from flwr.app import Array, ArrayRecord
 
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.chunks.pack import pack
-from flowerpress.codecs.dtypes import ArrayLike
+from flowerpress.codecs.dtypes import ArrayLike, Host, to_host
+from flowerpress.codecs.feedback import with_residual
 from flowerpress.codecs.policy import as_policy
 from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.npy import STYPE, plain_numpy
@@ -26,11 +27,16 @@ PRESSED = "flowerpress.bundle"  # the stype of that array
 
 
 def press(
-    record: ArrayRecord, codec: CodecLike = "zstd", *, bases: Mapping[str, ArrayLike] | None = None
+    record: ArrayRecord,
+    codec: CodecLike = "zstd",
+    *,
+    bases: Mapping[str, ArrayLike] | None = None,
+    residual: Mapping[str, Host] | None = None,
 ) -> ArrayRecord:
     """Return the record as it travels: plain Flower, with one Array of stype ``"flowerpress.bundle"`` for all arrays.
 
-    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences. A
+    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences, and
+    ``residual`` is added to the arrays of the same name: what a lossy codec dropped of them before. A
     LatentRecord that was compressed with the same codec, without references, is not compressed again. Arrays whose
     stype is not Flower's own travel beside the bundle as they are; an empty record is returned empty.
 
@@ -43,10 +49,13 @@ def press(
         raise ConfigError(f"press: the key {KEY!r} is reserved; is the record pressed already?")
     bundle = record.bundle if isinstance(record, LatentRecord) and _alike(record.codec, codec) else None
     pressed = beside(record)
-    if bundle is not None and not bases and not bundle.bases:
-        pressed[KEY] = _bundle_array(bundle.to_bytes())
+    if bundle is not None and not bases and not bundle.bases and not residual:
+        pressed[KEY] = bundle_array(bundle.to_bytes())
     elif values := values_of(record):
-        pressed[KEY] = _bundle_array(pack(values, codec, bases=bases, keep_input=False))
+        for key, left in (residual or {}).items():
+            x = to_host(values[key])
+            values[key] = with_residual(x, left).astype(x.dtype, copy=False)
+        pressed[KEY] = bundle_array(pack(values, codec, bases=bases, keep_input=False))
     return pressed
 
 
@@ -94,7 +103,8 @@ def beside(record: ArrayRecord) -> ArrayRecord:
     return others
 
 
-def _bundle_array(data: bytes) -> Array:
+def bundle_array(data: bytes) -> Array:
+    """Return a bundle as the one array of a pressed record."""
     return Array("uint8", (len(data),), PRESSED, data)
 
 

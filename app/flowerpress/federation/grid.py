@@ -23,11 +23,12 @@ from google.protobuf.message import DecodeError
 
 from flowerpress.codecs.policy import Policy, as_policy
 from flowerpress.errors import ConfigError, RunError
-from flowerpress.federation.inbox import Got, receive, refusal
+from flowerpress.federation.fold import unfold
+from flowerpress.federation.inbox import Got, is_refusal, receive, refusal
 from flowerpress.federation.ledger import Ledger
-from flowerpress.federation.metrics import Exchange, Log, log_to
-from flowerpress.federation.outbox import Outbox, Sent
-from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, whole_wanted
+from flowerpress.federation.metrics import Exchange, Log, NodeMetrics, log_to, object_bytes
+from flowerpress.federation.outbox import Outbox, Sent, Verdict
+from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, ticket_of, whole_wanted
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
@@ -56,6 +57,9 @@ class PressGrid(Grid):
         default. It travels to the clients as text.
     down : str, Pipeline or Policy, optional
         What the server codes its messages with; it must decode to the same bits everywhere.
+    error_feedback : bool
+        Whether clients add what a lossy codec drops of an update to their next one (Seide et al. 2014, Karimireddy et
+        al. 2019). Switch it off where clients clip for differential privacy: what is added is not clipped.
     screen : Screen
         Which replies a strategy gets to see.
     timeout : float
@@ -85,6 +89,7 @@ class PressGrid(Grid):
         codec: CodecLike = "zstd",
         *,
         down: CodecLike | None = None,
+        error_feedback: bool = True,
         screen: Screen | None = None,
         timeout: float = 3600.0,
         log: str | Path | Log | None = None,
@@ -99,11 +104,12 @@ class PressGrid(Grid):
         self._screen = screen or Screen()
         self._timeout = timeout
         self._log = log_to(log) if isinstance(log, str | Path) else log
-        self._name = uuid.uuid4().hex
+        self._name = uuid.uuid4().hex[:16]
         self._pushes = 0
         self._store = Store()
         self._ledger = Ledger(as_policy(codec if down is None else down), self._store, self._name)
-        self._outbox = Outbox(str(up), self._ledger)
+        self._outbox = Outbox(str(up), error_feedback, self._ledger)
+        self._verdicts: dict[int, Verdict] = {}
         self._spill = Spill(self._store.folder)
         self._sent: dict[str, Sent] = {}
         self._plain_nodes: set[int] = set()
@@ -156,6 +162,7 @@ class PressGrid(Grid):
         """Return the replies that are there, unpressed and each checked by itself, in a fixed order."""
         replies = [(i, reply) for i in dict.fromkeys(message_ids) if (reply := self._pull(i))]
         got = [self._receive(reply, self._sent.pop(i, None)) for i, reply in replies]
+        self._judge([g.metrics for g in got if g.sent and g.sent.kind == "train"])
         return [g.reply for g in sorted(got, key=lambda g: g.order)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -245,7 +252,8 @@ class PressGrid(Grid):
         """
         started = time.perf_counter()
         self._pushes += 1
-        sent = self._outbox.prepare(messages, f"{self._name}-{self._pushes}", self._plain_nodes)
+        ticket = ticket_of(self._name, self._pushes)
+        sent = self._outbox.prepare(messages, ticket, self._plain_nodes, self._verdicts)
         sent = [s.instead_of(first) if first else s for s in sent]
         exchange.encode_seconds += time.perf_counter() - started
         ids = list(self._grid.push_messages([s.wire for s in sent]))
@@ -262,11 +270,16 @@ class PressGrid(Grid):
         A node decides on the objects that Flower makes its reply of, in here: what cannot be one is an error reply.
         """
         try:
-            return next(iter(self._grid.pull_messages([i])), None)
+            reply = next(iter(self._grid.pull_messages([i])), None)
+            if reply and i in self._sent:
+                self._sent[i] = self._sent[i].answered(object_bytes(reply))
+            if reply and reply.has_content():
+                reply.content = unfold(reply.content)
         except _MALFORMED as error:
             if i not in self._sent:
                 raise
             return Message(Error(_UNKNOWN, f"Flower cannot read the reply: {error!r}"), reply_to=self._sent[i].wire)
+        return reply
 
     def _needs_another(self, reply: Message, sent: Sent) -> bool:
         """Tell whether a node could not read its message, plain or for lack of a reference, and remember that."""
@@ -320,7 +333,17 @@ class PressGrid(Grid):
         except Exception:  # a full disk, or a server for metrics that is away, is no reason to end a run
             _log.exception("flowerpress: the log of exchanges failed")
         if train:
+            self._judge(exchange.nodes, failed=bool(exchange.failed))
             self._count(exchange, valid)
+
+    def _judge(self, nodes: Iterable[NodeMetrics], *, failed: bool = False) -> None:
+        """Note which training replies became part of the model, and which never will; of a failed round only these."""
+        for node in nodes:
+            before = self._verdicts.get(node.node, Verdict())
+            if is_refusal(node.error):
+                self._verdicts[node.node] = before._replace(refused=node.mark.ticket)
+            elif not node.error and not failed:
+                self._verdicts[node.node] = before._replace(accepted=node.mark.ticket)
 
     def _count(self, exchange: Exchange, valid: list[Findings]) -> None:
         """Count failed rounds in a row; RunError if there is no hope."""

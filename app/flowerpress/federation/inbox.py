@@ -9,13 +9,15 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from flowerpress.errors import ChunkError
 from flowerpress.federation.ledger import Ledger, Sending
-from flowerpress.federation.metrics import NodeMetrics, clocks, wire_bytes
+from flowerpress.federation.metrics import NodeMetrics, clocks
 from flowerpress.federation.outbox import Sent
 from flowerpress.federation.protocol import MARK, RAISED, Mark, reference_of, without_record
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.update import Update
 from flowerpress.wire import bundle_bytes, opened
+
+_REFUSED = f"{MARK}refused: "
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,12 @@ class Got:
 
 def refusal(reason: str) -> Error:
     """Return the error that a strategy sees in the place of a reply."""
-    return Error(RAISED, f"{MARK}refused: {reason}")
+    return Error(RAISED, f"{_REFUSED}{reason}")
+
+
+def is_refusal(reason: str) -> bool:
+    """Tell whether a reply was refused here."""
+    return reason.startswith(_REFUSED)
 
 
 def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, spill: Spill) -> Got:
@@ -54,7 +61,6 @@ def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, s
     got = Got(reply, sent, replace(sender, mark=mark))
     if reply.has_error():
         return got.refused(reply.error)
-    got = replace(got, metrics=replace(got.metrics, up_bytes=wire_bytes(reply.content)))
     try:
         if sent is not None:
             _confirm(reply, mark, sent, ledger)
