@@ -1,5 +1,6 @@
 """The server app: a strategy of Flower's over a PressGrid, the global model evaluated after each round."""
 
+import inspect
 import random
 
 from flwr.app import ArrayRecord, Context, MetricRecord
@@ -20,12 +21,13 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run all rounds; raise RunError if none of them brought a usable reply, or as the grid does."""
     from flowerpress.apps import classify
+    from flowerpress.apps.models import model_for
 
     config = Config.read(context.run_config)
     random.seed(config.seed)  # Flower samples nodes with it
-    press_grid = PressGrid(grid, config.codec) if config.codec else None
-    images = test_images(config.dataset, config.seed)
-    model = classify.model_for(images, config.seed)
+    press_grid = PressGrid(grid, config.codec, down=config.codec_down or None) if config.codec else None
+    images = test_images(config.dataset, config.seed, config.image_size)
+    model = model_for(config.model, images, config.seed)
     initial = ArrayRecord(model.state_dict())
     results = Results(config, press_grid.exchanges if press_grid else [])
 
@@ -53,7 +55,18 @@ def _strategy(config: Config) -> Strategy:
     if not (isinstance(cls, type) and issubclass(cls, Strategy)):
         names = [n for n in strategy.__all__ if n not in ("Result", "Strategy")]
         raise ConfigError(f"run config: expected a strategy among {', '.join(names)}, found {config.strategy!r}")
+    options = {"fraction_train": config.fraction_train, "fraction_evaluate": config.fraction_evaluate}
+    if config.server_learning_rate:
+        options[_rate_of(cls)] = config.server_learning_rate
     try:
-        return cls(fraction_train=config.fraction_train, fraction_evaluate=config.fraction_evaluate)  # type: ignore[call-arg]
+        return cls(**options)
     except TypeError as error:
         raise ConfigError(f"run config: strategy {config.strategy} needs more than its defaults: {error}") from error
+
+
+def _rate_of(cls: type[Strategy]) -> str:
+    """Return what a strategy calls the server's learning rate."""
+    for name in ("eta", "server_learning_rate"):
+        if name in inspect.signature(cls).parameters:
+            return name
+    raise ConfigError(f"run config: expected server-learning-rate=0.0, as {cls.__name__} has none, or FedAdam, FedAvgM")
