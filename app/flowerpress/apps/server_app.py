@@ -8,6 +8,7 @@ from flwr.serverapp import Grid, ServerApp, strategy
 from flwr.serverapp.strategy import Strategy
 
 from flowerpress.apps.config import Config
+from flowerpress.apps.counting import CountingGrid
 from flowerpress.apps.data import test_images
 from flowerpress.apps.results import Results
 from flowerpress.errors import ConfigError, RunError
@@ -25,11 +26,12 @@ def main(grid: Grid, context: Context) -> None:
 
     config = Config.read(context.run_config)
     random.seed(config.seed)  # Flower samples nodes with it
-    press_grid = PressGrid(grid, config.codec, down=config.codec_down or None) if config.codec else None
+    counting = CountingGrid(grid)
+    press_grid = PressGrid(counting, config.codec, down=config.codec_down or None) if config.codec else None
     images = test_images(config.dataset, config.seed, config.image_size)
     model = model_for(config.model, images, config.seed)
     initial = ArrayRecord(model.state_dict())
-    results = Results(config, press_grid.exchanges if press_grid else [])
+    results = Results(config, press_grid.exchanges if press_grid else None, counting.counts)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         model.load_state_dict(arrays.to_torch_state_dict())
@@ -38,7 +40,7 @@ def main(grid: Grid, context: Context) -> None:
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
     result = _strategy(config).start(
-        grid=press_grid or grid,
+        grid=press_grid or counting,
         initial_arrays=initial,
         num_rounds=config.num_server_rounds,
         evaluate_fn=evaluate,
