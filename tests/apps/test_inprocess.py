@@ -118,7 +118,7 @@ def test_mistakes() -> None:
 
 
 def ran(folder: Path, clients: int = 3, **changes: Any) -> dict[str, Any]:
-    inprocess.run({**QUICK, **changes}, folder, clients=clients)
+    inprocess.run({**QUICK, **changes}, clients=clients, folder=folder)
     return dict(json.loads((folder / "summary.json").read_text()))
 
 

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, cast
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.data import Images, Partitioning, client_images
+from flowerpress.apps.ordered import PLACE
 from flowerpress.federation.mod import press_mod
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ def evaluate(message: Message, context: Context) -> Message:
     loss, accuracy = classify.evaluate(model, images)
     metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(images)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Say which partition this node has; see `OrderedGrid`."""
+    place = ConfigRecord({"partition-id": int(context.node_config["partition-id"])})
+    return Message(RecordDict({PLACE: place}), reply_to=message)
 
 
 def _prepare(message: Message, context: Context) -> tuple[Config, Images, "nn.Module"]:

@@ -22,7 +22,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity  # private, and Message asks it for the sender
 
+from flowerpress.apps.config import Config
 from flowerpress.apps.counting import Inflatable
+from flowerpress.apps.outcome import Outcome
 from flowerpress.errors import ConfigError
 from flowerpress.federation.store import FOLDER
 
@@ -157,17 +159,17 @@ def undisturbed() -> Iterator[None]:
                 torch.set_num_threads(threads)
 
 
-def run(run_config: Mapping[str, Value], folder: Path, *, clients: int) -> None:
-    """Run our app in this process, and leave its results in ``folder``, as a run in an engine does.
+def run(run_config: Mapping[str, Value], *, clients: int, folder: Path | None = None) -> Outcome:
+    """Run our app in this process, and return what came of it.
 
     Parameters
     ----------
     run_config : mapping
         All keys of the app's configuration; see `flowerpress.apps.runconfig.defaults`.
-    folder : Path
-        Where ``metrics.jsonl``, ``summary.json`` and ``model.fpb`` go.
     clients : int
         Nodes, each with its partition of the data.
+    folder : Path, optional
+        Where ``metrics.jsonl``, ``summary.json``, ``model.fpb`` and ``app.log`` stay, as after a run in an engine.
 
     Raises
     ------
@@ -179,33 +181,54 @@ def run(run_config: Mapping[str, Value], folder: Path, *, clients: int) -> None:
     References go to a folder of their own, which is removed at the end. Torch uses one thread unless ``torch-threads``
     says otherwise: models here are too small for more.
     """
+    with tempfile.TemporaryDirectory(prefix="flowerpress-") as own, undisturbed(), _environment(FOLDER, own + "/cache"):
+        where = (folder or Path(own) / "results").resolve()
+        config = {**run_config, "output-dir": str(where)}
+        config["torch-threads"] = config.get("torch-threads") or 1
+        where.mkdir(parents=True, exist_ok=True)
+        with _logged(where / "app.log"):
+            _run(config, clients)
+        return Outcome.of(where)
+
+
+def _run(config: dict[str, Any], clients: int) -> None:
+    import torch
+
     from flowerpress.apps.client_app import app as client
     from flowerpress.apps.server_app import app as server
 
-    config: dict[str, Any] = {**run_config, "output-dir": str(folder.resolve())}
-    config["torch-threads"] = config.get("torch-threads") or 1
-    with undisturbed(), _own_cache():
-        _set_threads(config["torch-threads"])
-        grid = InProcessGrid([client] * clients, config)
-        server(grid, Context(_FIRST, _FIRST, {}, RecordDict(), config))
-
-
-def _set_threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(count)
+    torch.set_num_threads(Config.read(config).torch_threads)
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)  # imports half of torch: not within a run's seconds
+    grid = InProcessGrid([client] * clients, config)
+    server(grid, Context(_FIRST, _FIRST, {}, RecordDict(), config))
 
 
 @contextmanager
-def _own_cache() -> Iterator[None]:
-    """Keep the references of a run in a temporary folder."""
-    before = os.environ.get(FOLDER)
-    with tempfile.TemporaryDirectory(prefix="flowerpress-") as folder:
-        os.environ[FOLDER] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[FOLDER]
-            else:
-                os.environ[FOLDER] = before
+def _logged(path: Path) -> Iterator[None]:
+    """Write what Flower logs to a file, not to the console, and show no bars of progress."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    handlers, shown, file = _log.handlers, not are_progress_bars_disabled(), logging.FileHandler(path)
+    _log.handlers = [file]
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        _log.handlers = handlers
+        file.close()
+        if shown:
+            enable_progress_bars()
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable, and put it back at the end."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import Strategy
 from flowerpress.apps.config import Config
 from flowerpress.apps.counting import CountingGrid
 from flowerpress.apps.data import test_images
+from flowerpress.apps.ordered import OrderedGrid
 from flowerpress.apps.results import Results
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
@@ -26,7 +27,7 @@ def main(grid: Grid, context: Context) -> None:
 
     config = Config.read(context.run_config)
     random.seed(config.seed)  # Flower samples nodes with it
-    counting = CountingGrid(grid)
+    counting = CountingGrid(OrderedGrid(grid, config.seed) if _order_matters(config) else grid)
     press_grid = PressGrid(counting, config.codec, down=config.codec_down or None) if config.codec else None
     images = test_images(config.dataset, config.seed, config.image_size)
     model = model_for(config.model, images, config.seed)
@@ -50,6 +51,11 @@ def main(grid: Grid, context: Context) -> None:
     dtypes = Dtypes()
     dtypes.restore("arrays", initial)
     results.finish(dtypes.restore("arrays", result.arrays))
+
+
+def _order_matters(config: Config) -> bool:
+    """Tell whether a run can be repeated only if nodes are ordered: some are sampled, or nobody orders replies."""
+    return not config.codec or any(0 < share < 1 for share in (config.fraction_train, config.fraction_evaluate))
 
 
 def _strategy(config: Config) -> Strategy:
