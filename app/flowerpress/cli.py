@@ -89,7 +89,7 @@ def run(
 @app.command()
 @_explain
 def compare(
-    pipelines: Annotated[list[str], typer.Argument(help="Two or more; the first is what others are compared with.")],
+    pipelines: Annotated[list[str], typer.Argument(help="What to compare.")],
     app_folder: Annotated[Path, typer.Option("--app", help="Folder of the Flower app.")] = Path(),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each: seed, seed + 1, and so on.")] = 1,
     clients: Annotated[int, typer.Option(min=2, help="Clients of each run.")] = 10,
@@ -102,15 +102,17 @@ def compare(
     runs: Annotated[Path, typer.Option(help="Where the results go, in a folder per comparison.")] = Path("runs"),
     output: AsFormat = Format.TABLE,
 ) -> None:
-    """Train under several pipelines, with equal seeds, model, data and clients, and compare accuracy and bytes.
+    """Train under several pipelines, with equal seeds, model, data and clients.
 
-    A PIPELINE is the text of a pipeline or policy for both directions, "UP // DOWN" for one in replies and another in
-    what the server sends, or "stock" for Flower without compression:
+    A pipeline is the text of one, or of a policy, for both directions;
+    "UP // DOWN" for one in replies and another in what the server sends;
+    or "stock", which is Flower without compression:
 
-    flowerpress compare stock zstd "delta | budget(bits=0.1)" "delta | budget(bits=0.1) // intdelta | zstd" --seeds 3
+    flowerpress compare stock zstd "delta | budget(bits=0.1) // intdelta | zstd"
 
-    The table has the difference in accuracy to the first one with its 95% interval over seeds, and all bytes that
-    Flower sends; "flowerpress plot" draws the plot again.
+    The first one is what the others are compared with. The table has the mean
+    difference in accuracy with its 95% interval over seeds, and the bytes of
+    all that Flower sends. "flowerpress plot FOLDER" draws the plot again.
     """
     from flowerpress.apps import compare as comparing
     from flowerpress.apps import contrast, launch, runconfig
