@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from flowerpress import ConfigError, RunError
 from flowerpress.apps import contrast, inprocess, launch
-from flowerpress.apps.compare import Comparison, codecs_of, compare
+from flowerpress.apps.compare import Comparison, codecs_of, compare, simulated
 from flowerpress.apps.outcome import Outcome
 from flowerpress.apps.runconfig import as_text
 from flowerpress.cli import app
@@ -151,6 +151,17 @@ def test_the_command_compares_in_process_and_plots_again(tmp_path: Path) -> None
     wrong = CliRunner().invoke(app, ["compare", "raw", "zstd", *options, "-c", "sed=1"])
     assert wrong.exit_code == 1
     assert "expected a key among" in wrong.output
+
+
+def test_an_engine_gets_what_differs_from_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(
+        launch, "simulate", lambda *where, clients, run_config, on_round: seen.append((*where, run_config))
+    )
+    run = simulated(ROOT, DEFAULTS, 3)
+    run({**DEFAULTS, "codec": "w = raw; * = zstd", "seed": 2027, "output-dir": "elsewhere"}, tmp_path)
+    run({**DEFAULTS}, tmp_path)
+    assert seen == [(ROOT, tmp_path, "codec='w = raw; * = zstd' seed=2027"), (ROOT, tmp_path, "")]
 
 
 @pytest.mark.simulation

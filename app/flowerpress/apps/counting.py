@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from flowerpress.federation.metrics import raw_bytes, wire_bytes
+from flowerpress.federation.metrics import raw_bytes
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo
@@ -105,6 +105,10 @@ class CountingGrid(Grid):
         for message in messages:
             self.counts[f"{way}-object-bytes"] += sum(map(len, deflated(message).values()))
             if message.has_content():
-                self.counts[f"{way}-array-bytes"] += wire_bytes(message.content)
+                self.counts[f"{way}-array-bytes"] += _array_bytes(message.content)
                 self.counts[f"{way}-memory-bytes"] += raw_bytes(message.content)
         return messages
+
+
+def _array_bytes(content: RecordDict) -> int:
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())

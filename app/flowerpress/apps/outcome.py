@@ -22,7 +22,8 @@ class Outcome:
     raw : list of int
         Bytes of the arrays exchanged up to then, both ways, as they lie in memory.
     seconds, coding_seconds : float
-        Of the whole run without the start of an engine; of all encoding and decoding, on both ends.
+        Of the server app, which in an engine waits for the processes of clients to start; of all encoding and decoding,
+        on both ends.
     failures : int
         Replies that were lost or refused.
     """
