@@ -100,6 +100,7 @@ def plot(comparison: Comparison, folder: Path) -> Path:
     A line is a contender's mean over its seeds round by round, a point its end, with the standard deviation.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
@@ -110,6 +111,8 @@ def plot(comparison: Comparison, folder: Path) -> Path:
         spread = 100 * stdev(run.accuracy[-1] for run in runs) if len(runs) > 1 else None
         axes.errorbar(sent[-1:], accuracy[-1:], yerr=spread, fmt="o", capsize=3, color=f"C{i}", label=_literal(name))
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axes.set(xlabel="MB sent, both ways, all of Flower's objects", ylabel="accuracy on held-out data (%)")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
