@@ -57,7 +57,15 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_help_teaches() -> None:
-    for arguments in ([], ["--help"], ["run", "--help"], ["inspect", "--help"], ["plot", "--help"], ["cache"]):
+    for arguments in (
+        [],
+        ["--help"],
+        ["run", "--help"],
+        ["compare", "--help"],
+        ["inspect", "--help"],
+        ["plot", "--help"],
+        ["cache"],
+    ):
         assert "Usage" in RUN.invoke(app, arguments).output
     for command in ("add", "ls", "clear"):
         assert "Usage" in RUN.invoke(app, ["cache", command, "--help"]).output

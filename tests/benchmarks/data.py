@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from flowerpress.apps import classify
 from flowerpress.apps.data import Images, Partitioning, client_images
+from flowerpress.apps.models import model_for
 from tests.benchmarks.timing import minilm
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -242,7 +243,7 @@ def federated(model: str) -> Arrays:
 def network(model: str, images: Images) -> nn.Module:
     """Return the app's own CNN, or a perceptron with two hidden layers of 1,024."""
     if model == "cnn":
-        return classify.model_for(images, 0)
+        return model_for("cnn", images, 0)
     if model != "mlp":
         raise ValueError(f"expected 'mlp' or 'cnn', found {model!r}")
     sizes = (images.pixels[0].size, 1024, 1024, images.classes)

@@ -1,5 +1,6 @@
 """The run configuration of the app, checked: Flower itself checks neither types nor ranges."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
@@ -7,17 +8,23 @@ from typing import Self
 from flowerpress.codecs.policy import Policy
 from flowerpress.errors import ConfigError
 
+_LEAST = {"num_server_rounds": 1, "local_epochs": 1, "batch_size": 1, "torch_threads": 0, "image_size": 0}
+
 
 @dataclass(frozen=True)
 class Config:
     """What ``[tool.flwr.app.config]`` documents, under the same names with underscores."""
 
     codec: str
+    codec_down: str
     dataset: str
+    image_size: int
+    model: str
     partitioner: str
     dirichlet_alpha: float
     seed: int
     strategy: str
+    server_learning_rate: float
     num_server_rounds: int
     fraction_train: float
     fraction_evaluate: float
@@ -28,9 +35,11 @@ class Config:
     output_dir: str
 
     def __post_init__(self) -> None:
-        if self.codec:
-            Policy.parse(self.codec)
-        for name, low in (("num_server_rounds", 1), ("local_epochs", 1), ("batch_size", 1), ("torch_threads", 0)):
+        for codec in filter(None, (self.codec, self.codec_down)):
+            Policy.parse(codec)
+        if self.codec_down and not self.codec:
+            raise ConfigError("run config: expected a codec beside codec-down; stock Flower (codec='') has neither")
+        for name, low in _LEAST.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"run config: expected {_kebab(name)} of {low} or more, found {getattr(self, name)}")
         for name in ("dirichlet_alpha", "learning_rate"):
@@ -39,6 +48,10 @@ class Config:
         for name in ("fraction_train", "fraction_evaluate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"run config: expected {_kebab(name)} from 0 to 1, found {getattr(self, name)}")
+
+        if not 0 <= self.server_learning_rate < math.inf:
+            found = self.server_learning_rate
+            raise ConfigError(f"run config: expected server-learning-rate of 0 (the default) or more, found {found}")
 
     @classmethod
     def read(cls, run_config: Mapping[str, bool | float | int | str]) -> Self:
