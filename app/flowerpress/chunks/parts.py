@@ -35,13 +35,13 @@ def divide(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
 
     Arrays of 1 MiB and more are cut into even slices of at most 4 MiB, or 64 MiB if their pipeline is not elementwise,
     between rows where rows are shorter than that;
-    smaller ones of one dtype and pipeline, all with a reference or all without, are joined into chunks of at most
+    smaller ones that their pipeline can join, of one dtype and pipeline, all with a reference or all without, are joined into chunks of at most
     1 MiB. Empty arrays need no chunk.
     """
     choices = [_Choice(number, spec, pipeline) for number, spec, pipeline in specs if spec.size]
-    small = [c for c in choices if c.pipeline.elementwise and c.spec.nbytes < JOIN]
+    small = [c for c in choices if c.pipeline.joinable and c.spec.nbytes < JOIN]
     small.sort(key=_kind)
-    alone = [c for c in choices if not (c.pipeline.elementwise and c.spec.nbytes < JOIN)]
+    alone = [c for c in choices if not (c.pipeline.joinable and c.spec.nbytes < JOIN)]
     parts = [part for choice in alone for part in _cut(choice)]
     for _, group in groupby(small, key=_kind):
         parts += [_join(members) for members in _fill(group)]
