@@ -20,6 +20,7 @@ from flowerpress.chunks.encode import RAW, cut, spread
 from flowerpress.chunks.header import FLAGS, OWN, unpress_header
 from flowerpress.chunks.manifest import ChunkEntry
 from flowerpress.chunks.pack import HEAD, TAIL, tail
+from flowerpress.chunks.parts import JOIN
 from flowerpress.codecs.base import Pipeline, Spec, check_base
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, numpy_dtype
 from flowerpress.codecs.raw import check_length
@@ -27,6 +28,8 @@ from flowerpress.errors import ChunkError
 
 if TYPE_CHECKING:
     import mmap
+
+_MOST_KEPT = 4  # joined chunks
 
 
 class Source(Protocol):
@@ -85,7 +88,7 @@ class Clock:
 
 
 class Bundle(Mapping[str, Host]):
-    """The arrays of a bundle by name, decoded anew each time they are read; memory is one array and one chunk.
+    """The arrays of a bundle by name, decoded anew each time they are read; memory is one array and a few chunks.
 
     Parameters
     ----------
@@ -129,7 +132,7 @@ class Bundle(Mapping[str, Host]):
             raise ChunkError("bundle: the manifest is not the one that was written; the bytes are damaged")
         self.layout = manifest.decode(data, start - len(HEAD))
         self._index = {spec.key: i for i, spec in enumerate(self.layout.specs)}
-        self._last: tuple[int, Host] | None = None  # the joined chunk that was decoded last
+        self._kept: tuple[tuple[int, Host], ...] = ()  # joined chunks, by number, that are being read
         self._verified = False
         self.clock = Clock()
 
@@ -213,19 +216,30 @@ class Bundle(Mapping[str, Host]):
         first, last, _ = slice(start, stop).indices(spec.size)
         out = _empty(spec.dtype, max(last - first, 0))
         for number in self.layout.holders[i]:
-            self._copy(number, i, first, out)
+            if (found := self._overlap(number, i, first, last)) is not None:
+                there, here = found
+                out[there] = self._joined(number)[here]
+            if self.layout.chunks[number].arrays[-1] == i:  # in order, nobody will ask for this chunk again
+                self._kept = tuple(kept for kept in self._kept if kept[0] != number)
         return out.reshape(spec.shape) if (first, last) == (0, spec.size) else out
 
     def read_all(self, workers: int | None = None) -> dict[str, Host]:
         """Return all arrays, decoded on several threads (all cores by default)."""
         specs = self.layout.specs
         flat = [_empty(spec.dtype, spec.size) for spec in specs]
-        tasks = [(number, i) for i, numbers in enumerate(self.layout.holders) for number in numbers]
+        members: list[list[int]] = [[] for _ in self.layout.chunks]
+        for i, numbers in enumerate(self.layout.holders):
+            for number in numbers:
+                members[number].append(i)
 
-        def copy(task: tuple[int, int]) -> None:
-            self._copy(*task, 0, flat[task[1]])
+        def copy(number: int) -> None:
+            chunk = self._decode(number)
+            for i in members[number]:
+                if (found := self._overlap(number, i, 0, specs[i].size)) is not None:
+                    there, here = found
+                    flat[i][there] = chunk[here]
 
-        spread(copy, sorted(tasks), workers, sum(spec.nbytes for spec in specs))
+        spread(copy, range(len(members)), workers, sum(spec.nbytes for spec in specs))
         return {spec.key: x.reshape(spec.shape) for spec, x in zip(specs, flat, strict=True)}
 
     def verify(self) -> None:
@@ -237,17 +251,25 @@ class Bundle(Mapping[str, Host]):
             self._chunk(number)
         self._verified = isinstance(self.source, Memory)
 
-    def _copy(self, number: int, i: int, first: int, out: Host) -> None:
-        """Copy what chunk ``number`` holds of array ``i`` to where it belongs in ``out``, which begins at ``first``."""
+    def _overlap(self, number: int, i: int, first: int, last: int) -> tuple[slice, slice] | None:
+        """Return what a chunk has of elements ``first`` to ``last`` of array ``i``: where among them, where in it."""
         chunk = self.layout.chunks[number]
-        begin = 0 if len(chunk.arrays) > 1 else chunk.start  # in elements of the array
-        end = self.layout.specs[i].size if len(chunk.arrays) > 1 else chunk.stop
-        low, high = max(first, begin), min(first + out.size, end)
-        if low < high:
-            place = self.layout.places[i] - begin
-            out[low - first : high - first] = self._decode(number)[place + low : place + high]
-        if chunk.arrays[-1] == i:  # in order, nobody will ask for this chunk again
-            self._last = None
+        joined = len(chunk.arrays) > 1
+        begin, end = (0, self.layout.specs[i].size) if joined else (chunk.start, chunk.stop)
+        low, high = max(first, begin), min(last, end)
+        place = self.layout.places[i] - begin
+        return (slice(low - first, high - first), slice(place + low, place + high)) if low < high else None
+
+    def _joined(self, number: int) -> Host:
+        """Decode a chunk; joined ones are kept for the arrays that follow, the last few, as chunks may take turns."""
+        for kept, flat in self._kept:
+            if kept == number:
+                return flat
+        flat = self._decode(number)
+        if len(self.layout.chunks[number].arrays) > 1:
+            small = tuple(kept for kept in self._kept if kept[1].nbytes <= JOIN)
+            self._kept = (*small[1 - _MOST_KEPT :], (number, flat))
+        return flat
 
     def _chunk(self, number: int) -> tuple[Buffer, Buffer]:
         """Return header and payload of a chunk whose digest is right."""
@@ -258,10 +280,7 @@ class Bundle(Mapping[str, Host]):
         return data[: chunk.header], data[chunk.header :]
 
     def _decode(self, number: int) -> Host:
-        """Decode a chunk, flat; a joined one is kept until another is read, for the arrays that follow."""
-        last = self._last
-        if last is not None and last[0] == number:
-            return last[1]
+        """Decode a chunk, flat."""
         chunk = self.layout.chunks[number]
         spec, pipeline = self.layout.elements(chunk), self.layout.pipelines[chunk.pipeline]
         started = time.perf_counter()
@@ -277,8 +296,6 @@ class Bundle(Mapping[str, Host]):
             raise ChunkError(f"bundle: chunk {number}: {pipeline} failed: {error!r}") from error
         if self.finite and not all_finite(flat):
             raise ChunkError(f"bundle: chunk {number}: expected finite values, found NaN or infinities")
-        if len(chunk.arrays) > 1:
-            self._last = number, flat
         self.clock.seconds += time.perf_counter() - started
         return flat
 
