@@ -30,9 +30,10 @@ def press(
 ) -> ArrayRecord:
     """Return the record as it travels: plain Flower, with one Array of stype ``"flowerpress.bundle"`` for all arrays.
 
-    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences. A
-    LatentRecord that was compressed with the same codec, without references, is not compressed again. Arrays whose
-    stype is not Flower's own travel beside the bundle as they are; an empty record is returned empty.
+    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences. Where
+    they have the names, dtypes and shapes of the record, in its order, differences do not repeat these. A LatentRecord
+    that was compressed with the same codec, without references, is not compressed again. Arrays whose stype is not
+    Flower's own travel beside the bundle as they are; an empty record is returned empty.
 
     >>> import numpy as np
     >>> record = press(LatentRecord([np.zeros(3)]))
@@ -46,14 +47,15 @@ def press(
     if bundle is not None and not bases and not bundle.bases:
         pressed[KEY] = _bundle_array(bundle.to_bytes())
     elif values := values_of(record):
-        pressed[KEY] = _bundle_array(pack(values, codec, bases=bases, keep_input=False))
+        pressed[KEY] = _bundle_array(pack(values, codec, bases=bases, by_schema=True, keep_input=False))
     return pressed
 
 
 def unpress(record: ArrayRecord, *, bases: Mapping[str, ArrayLike] | None = None) -> ArrayRecord:
     """Return the record that was pressed, compressed still; a record that was not pressed is returned as it is.
 
-    Raises ChunkError if the bundle is damaged, which includes its chunks; what is decoded later is only checked then.
+    Raises ChunkError if the bundle is damaged, which includes its chunks, or if it needs other references than these;
+    what is decoded later is only checked then.
     """
     data = bundle_bytes(record)
     return record if data is None else opened(record, Bundle(data, bases=bases))

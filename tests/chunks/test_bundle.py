@@ -243,7 +243,7 @@ def test_empty_bundle() -> None:
     [
         (b"", "expected b'FPB'"),
         (b"PK\x03\x04" + bytes(100), "expected b'FPB'"),
-        (b"FPB\x02" + bytes(100), "expected version 1, found 2; upgrade"),
+        (b"FPB\x03" + bytes(100), "expected version 1 or 2, found 3; upgrade"),
         (b"FPB\x01" + bytes(11), "expected b'FPB'"),
         (b"FPB\x01" + b"\xff" * 100, "does not fit"),
         (b"FPB\x01" + bytes(100), "not the one that was written"),

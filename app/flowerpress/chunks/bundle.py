@@ -3,6 +3,8 @@
     "FPB" version:u8 │ chunk │ chunk │ … │ manifest │ manifest length:u32 digest:u64
                        ▲ header (zstd) + payload      ▲ where to start reading
 
+Version 2 is for messages: the reader has the names, dtypes and shapes from its references, and chunks have no headers.
+
 Nothing in it is believed: digests, lengths and limits are checked before a byte is decoded, and before memory is taken.
 """
 
@@ -15,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import xxhash
 
-from flowerpress.chunks import manifest
+from flowerpress.chunks import manifest, schema
 from flowerpress.chunks.encode import RAW, cut, spread
 from flowerpress.chunks.header import FLAGS, OWN, unpress_header
-from flowerpress.chunks.manifest import ChunkEntry
-from flowerpress.chunks.pack import HEAD, TAIL, tail
+from flowerpress.chunks.manifest import ArrayEntry, ChunkEntry
+from flowerpress.chunks.pack import BY_SCHEMA, HEAD, TAIL, tail
 from flowerpress.chunks.parts import JOIN
 from flowerpress.codecs.base import Pipeline, Spec, check_base
-from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, numpy_dtype
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, dtype_name, numpy_dtype
 from flowerpress.codecs.raw import check_length
 from flowerpress.errors import ChunkError
 
@@ -95,15 +97,16 @@ class Bundle(Mapping[str, Host]):
     source : bytes, Memory, File
         Where the bundle is. `Bundle.open` takes a path.
     bases : mapping of str to ndarray or tensor, optional
-        The references that the writer coded differences to.
+        The references that the writer coded differences to. A bundle that was written ``by_schema`` needs them to be
+        opened at all, with the names, dtypes and shapes, and in the order, that the writer's had.
     finite : bool
         Refuse, when it is read, an array that holds NaN or infinities.
 
     Raises
     ------
     ChunkError
-        If the bytes are not a bundle of this version, or its manifest is damaged or contradicts itself. Chunks are
-        checked when they are read.
+        If the bytes are not a bundle of these versions, its manifest is damaged or contradicts itself, or it names the
+        schema of other references. Chunks are checked when they are read.
 
     >>> from flowerpress.chunks.pack import pack
     >>> bundle = Bundle(pack({"w": np.eye(2, dtype="float32")}))
@@ -121,16 +124,18 @@ class Bundle(Mapping[str, Host]):
         size = len(self.source)
         if size < len(HEAD) + TAIL or (head := bytes(self.source.read(0, len(HEAD))))[:3] != HEAD[:3]:
             raise ChunkError(f"bundle: expected {HEAD[:3]!r} and at least {len(HEAD) + TAIL} bytes, found {size}")
-        if head != HEAD:
-            raise ChunkError(f"bundle: expected version {HEAD[3]}, found {head[3]}; upgrade flowerpress to read it")
+        if head not in (HEAD, BY_SCHEMA):
+            raise ChunkError(f"bundle: expected version 1 or 2, found {head[3]}; upgrade flowerpress to read it")
         end = bytes(self.source.read(size - TAIL, size))
         start = size - TAIL - int.from_bytes(end[:4], "little")
         if start < len(HEAD):
             raise ChunkError(f"bundle: a manifest of {size - TAIL - start} bytes does not fit into {size}")
         data = self.source.read(start, size - TAIL)
-        if tail(data) != end:
+        if tail(data, head) != end:
             raise ChunkError("bundle: the manifest is not the one that was written; the bytes are damaged")
-        self.layout = manifest.decode(data, start - len(HEAD))
+        self._headed = head == HEAD
+        found = manifest.decode(data) if self._headed else schema.decode(data, _entries(self.bases))
+        self.layout = manifest.check(found, start - len(HEAD))
         self._index = {spec.key: i for i, spec in enumerate(self.layout.specs)}
         self._kept: tuple[tuple[int, Host], ...] = ()  # joined chunks, by number, that are being read
         self._verified = False
@@ -285,9 +290,8 @@ class Bundle(Mapping[str, Host]):
         spec, pipeline = self.layout.elements(chunk), self.layout.pipelines[chunk.pipeline]
         started = time.perf_counter()
         header, payload = self._chunk(number)
-        flags, nbytes = unpress_header(header)
-        if nbytes != spec.nbytes or flags not in (OWN, *(f for f, dtype in FLAGS.items() if dtype == spec.dtype)):
-            raise ChunkError(f"bundle: chunk {number}: expected a header for {spec.nbytes} bytes of {spec.dtype}")
+        if self._headed:
+            _check_header(header, number, spec)
         try:
             flat = self._flat(pipeline, payload, chunk, spec)
         except ChunkError:
@@ -324,6 +328,19 @@ class Bundle(Mapping[str, Host]):
         ):
             return None
         return cut(bases, chunk.start, chunk.stop).reshape(spec.shape)
+
+
+def _entries(arrays: Mapping[str, ArrayLike]) -> tuple[ArrayEntry, ...]:
+    """Return names, dtypes and shapes; those of a bundle without decoding it."""
+    if isinstance(arrays, Bundle):
+        return tuple(ArrayEntry(spec.key, spec.dtype, spec.shape) for spec in arrays.layout.specs)
+    return tuple(ArrayEntry(key, dtype_name(x), tuple(x.shape)) for key, x in arrays.items())
+
+
+def _check_header(header: Buffer, number: int, spec: Spec) -> None:
+    flags, nbytes = unpress_header(header)
+    if nbytes != spec.nbytes or flags not in (OWN, *(f for f, dtype in FLAGS.items() if dtype == spec.dtype)):
+        raise ChunkError(f"bundle: chunk {number}: expected a header for {spec.nbytes} bytes of {spec.dtype}")
 
 
 def _empty(dtype: str, size: int) -> Host:
