@@ -161,12 +161,15 @@ def plot(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, 
 @_explain
 def inspect(
     file: Annotated[Path, typer.Argument(help="A bundle, such as model.fpb.")],
+    base: Annotated[
+        Path | None, typer.Option(help="A bundle of the references, for one that names its arrays by theirs.")
+    ] = None,
     output: AsFormat = Format.TABLE,
 ) -> None:
     """Print what a bundle holds: its arrays, how each was coded, and what it takes; checks every chunk."""
     from flowerpress.chunks.bundle import Bundle
 
-    bundle = Bundle.open(file)
+    bundle = Bundle.open(file, bases=Bundle.open(base) if base else None)
     bundle.verify()
     rows = bundle.rows()
     if output is Format.JSON:

@@ -35,10 +35,11 @@ def press(
 ) -> ArrayRecord:
     """Return the record as it travels: plain Flower, with one Array of stype ``"flowerpress.bundle"`` for all arrays.
 
-    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences, and
-    ``residual`` is added to the arrays of the same name: what a lossy codec dropped of them before. A
-    LatentRecord that was compressed with the same codec, without references, is not compressed again. Arrays whose
-    stype is not Flower's own travel beside the bundle as they are; an empty record is returned empty.
+    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences. Where
+    they have the names, dtypes and shapes of the record, in its order, differences do not repeat these. ``residual`` is
+    added to the arrays of the same name: what a lossy codec dropped of them before. A LatentRecord that was compressed
+    with the same codec, without references, is not compressed again. Arrays whose stype is not Flower's own travel
+    beside the bundle as they are; an empty record is returned empty.
 
     >>> import numpy as np
     >>> record = press(LatentRecord([np.zeros(3)]))
@@ -55,14 +56,15 @@ def press(
         for key, left in (residual or {}).items():
             x = to_host(values[key])
             values[key] = with_residual(x, left).astype(x.dtype, copy=False)
-        pressed[KEY] = bundle_array(pack(values, codec, bases=bases, keep_input=False))
+        pressed[KEY] = bundle_array(pack(values, codec, bases=bases, by_schema=True, keep_input=False))
     return pressed
 
 
 def unpress(record: ArrayRecord, *, bases: Mapping[str, ArrayLike] | None = None) -> ArrayRecord:
     """Return the record that was pressed, compressed still; a record that was not pressed is returned as it is.
 
-    Raises ChunkError if the bundle is damaged, which includes its chunks; what is decoded later is only checked then.
+    Raises ChunkError if the bundle is damaged, which includes its chunks, or if it needs other references than these;
+    what is decoded later is only checked then.
     """
     data = bundle_bytes(record)
     return record if data is None else opened(record, Bundle(data, bases=bases))

@@ -29,6 +29,9 @@ BUNDLES = {
     "bundle-1-lowrank-tolerance": "lowrank(rank=3, step=0.01) | entropy",
     "bundle-1-contexts-tolerance": "quantize(step=0.015) | entropy",
     "bundle-1-contexts-intdelta": "intdelta | entropy",
+    "bundle-2-intdelta": "intdelta | zstd",
+    "bundle-2-quantize-delta-tolerance": "delta | quantize(bound=0.01) | entropy",
+    "bundle-2-contexts-intdelta": "intdelta | entropy",
 }
 
 
@@ -86,7 +89,8 @@ def bases() -> dict[str, np.ndarray]:
 
 def main() -> None:
     for name, codec in BUNDLES.items():
-        _write(HERE / f"{name}.fpb", pack(arrays_of(name), codec, bases=bases_of(name) if "delta" in codec else None))
+        bases = bases_of(name) if "delta" in codec else None
+        _write(HERE / f"{name}.fpb", pack(arrays_of(name), codec, bases=bases, by_schema="bundle-2" in name))
     for half in (True, False):
         records: list[dict[str, Any]] = []
         latent = {"z": arrays()["layer.weight"].reshape(1, 4, 10, 15)}
