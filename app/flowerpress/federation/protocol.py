@@ -25,6 +25,7 @@ VERSION = 1
 RECORD = "flowerpress"
 MARK = "[flowerpress] "
 NEED_WHOLE = "need-whole: "
+_MARK = "mark"
 _REFUSED = "refused: "
 _LONG = 1000  # characters of a reason
 _LARGE = 1e15  # so that sums of figures are finite
@@ -98,7 +99,7 @@ class Mark(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
 
     def record(self) -> ConfigRecord:
         """Return the mark as it travels."""
-        return ConfigRecord({"version": VERSION, "mark": msgspec.msgpack.encode(self)})
+        return ConfigRecord({"version": VERSION, _MARK: msgspec.msgpack.encode(self)})
 
     @classmethod
     def find(cls, reply: Message) -> Self | None:
@@ -106,9 +107,9 @@ class Mark(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
         if reply.has_error():
             return cls() if (reply.error.reason or "").startswith(MARK) else None
         record = records_of(reply.content, ConfigRecord).get(RECORD)
-        if record is None or record.get("version") != VERSION:
+        if record is None or record.get("version") != VERSION or _MARK not in record:  # some apps return our offer
             return None
-        mark = _decoded(record.get("mark"), cls) or cls()
+        mark = _decoded(record.get(_MARK), cls) or cls()
         return msgspec.structs.replace(
             mark,
             distortion=_figure(mark.distortion),
