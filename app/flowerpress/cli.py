@@ -241,8 +241,10 @@ def ls(output: AsFormat = Format.TABLE) -> None:
 def clear(
     keep_seeds: Annotated[bool, typer.Option(help="Leave the models that were added by hand.")] = False,
 ) -> None:
-    """Remove all models, without asking; a run that is on sends them again."""
+    """Remove all models and residuals, without asking; a run that is on sends the models again."""
+    from flowerpress.federation.residuals import Residuals
     from flowerpress.federation.store import Store
 
     store = Store()
-    console.print(f"{store.clear(keep_seeds=keep_seeds):,} bytes freed in {store.folder}")
+    freed = store.clear(keep_seeds=keep_seeds) + Residuals(store).clear()
+    console.print(f"{freed:,} bytes freed in {store.folder}")

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from flowerpress import PressGrid
-from flowerpress.federation.protocol import RECORD, Offer
+from flowerpress.federation.protocol import RECORD, VERSION, Mark, Offer
 from flowerpress.federation.store import Store
 from flowerpress.wire import KEY, PRESSED
 from tests.bundles import Parts
@@ -156,11 +156,21 @@ def starts(inner: LocalGrid, node: int) -> list[str]:
     return [offer.steps["arrays"].start if offer else "plain" for offer in offers]
 
 
+def mark_of(content: RecordDict) -> Mark:
+    """Return the mark in the unfolded content of a reply."""
+    return msgspec.msgpack.decode(content.config_records[RECORD]["mark"], type=Mark)  # type: ignore[arg-type]
+
+
 def marked(**fields: Any) -> Damage:
-    """Return what writes something else into the mark of a reply."""
+    """Return what writes something else into the mark of a reply, of any type."""
+    return remarked(lambda mark: msgspec.msgpack.encode(msgspec.structs.replace(mark, **fields)))
+
+
+def remarked(change: Callable[[Mark], Any], **beside: Any) -> Damage:
+    """Return what puts something else in the place of the mark of a reply, and beside it."""
 
     def damage(reply: Message) -> Message:
-        reply.content[RECORD] = ConfigRecord({**reply.content.config_records[RECORD], **fields})
+        reply.content[RECORD] = ConfigRecord({"version": VERSION, "mark": change(mark_of(reply.content)), **beside})
         return reply
 
     return damage

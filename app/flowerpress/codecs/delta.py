@@ -4,12 +4,14 @@ Weights after a round differ from the reference by little; a quantiser with one 
 Adding it back is one rounding, so the pair is not exact: for exactness there is `intdelta`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from flowerpress.codecs.base import ArrayToArray, Spec, base_of, check_base, check_float
+from flowerpress.codecs.base import ArrayToArray, Spec, base_of, bounds, check_base, check_float
+from flowerpress.codecs.both import Both
 from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, numpy_dtype
 from flowerpress.errors import ConfigError
 
@@ -21,12 +23,20 @@ class Delta(ArrayToArray):
     Takes finite floats and needs ``spec.base``. Each step is one IEEE operation, never a fused one, so that both ends
     get the same bits on any device.
 
+    Parameters
+    ----------
+    positive : bool
+        Arrays whose references are positive throughout, such as the variances of batch normalisation, stay positive,
+        however coarse a quantiser follows: ``x / reference - 1`` is coded of what grew, ``1 - reference / x`` of what
+        shrank.
+
     >>> import numpy as np
     >>> base = np.array([1.0, 2.0], dtype="float32")
     >>> Delta().encode(base + 1, Spec.of(base, "w", base))
     array([1., 1.], dtype=float32)
     """
 
+    positive: bool = False
     name: ClassVar[str] = "delta"
 
     @property
@@ -41,11 +51,29 @@ class Delta(ArrayToArray):
 
     def encode(self, x: ArrayLike, spec: Spec) -> ArrayLike:
         wide = self.after(spec).dtype
-        with np.errstate(invalid="ignore", over="ignore"):
-            y: ArrayLike = cast(x, wide) - cast(base_of(spec, x), wide)
+        with np.errstate(all="ignore"):
+            x, base = cast(x, wide).reshape(-1), cast(base_of(spec, x), wide).reshape(-1)
+            y: Both = x - base
+            for part in self._positive(spec, base):
+                if not bool((x[part] > 0).all()):
+                    raise ConfigError(
+                        f"array {spec.key!r}: {self} needs values above 0 where the reference has no others"
+                    )
+                y[part] = (x[part] / base[part]).clip(min=1) - (base[part] / x[part]).clip(min=1)
         if not all_finite(y):
             raise ConfigError(f"array {spec.key!r}: delta needs finite differences; use intdelta, which is exact")
-        return y
+        found: ArrayLike = y.reshape(spec.shape)
+        return found
 
     def decode(self, y: Host, spec: Spec) -> Host:
-        return (cast(base_of(spec, y), str(y.dtype)) + y).astype(numpy_dtype(spec.dtype), copy=False)
+        y, base = y.reshape(-1), cast(base_of(spec, y), str(y.dtype)).reshape(-1)
+        x = base + y
+        for part in self._positive(spec, base):
+            x[part] = base[part] * (1 + y[part].clip(min=0)) / (1 - y[part].clip(max=0))
+        return x.reshape(spec.shape).astype(numpy_dtype(spec.dtype), copy=False)
+
+    def _positive(self, spec: Spec, base: Both) -> Iterator[slice]:
+        """Return where the arrays lie whose references are positive throughout."""
+        for start, stop in bounds(spec.parts) if self.positive else ():
+            if stop > start and bool((base[start:stop] > 0).all()):
+                yield slice(start, stop)

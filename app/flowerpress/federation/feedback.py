@@ -5,21 +5,21 @@
                                        │ lost:     it is u + e, all that was meant
                                        └ refused:  it is nothing
 
-What became of its last reply stands in the node's next message; until then it keeps both residuals, in the `Store`.
-Their digests are in ``Context.state``, with the ticket of the reply. A node that has lost them begins with nothing.
+What became of its last reply stands in the node's next message; until then it keeps both as `Residuals`. Their digests
+are in ``Context.state``, with the ticket of the reply. A node that has lost them begins with nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import ConfigRecord, Context
 
 from flowerpress.chunks.bundle import Bundle
-from flowerpress.codecs.dtypes import ArrayLike, Host, to_host
+from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, dtype_name, is_float, to_host
 from flowerpress.codecs.feedback import with_residual
 from flowerpress.federation.protocol import RECORD, Offer, records_of, same_server
-from flowerpress.federation.store import Store, digest_of
+from flowerpress.federation.residuals import Residuals
 
 _STATE = f"{RECORD}.feedback"
 _TICKET, _NAMES, _DROPPED, _MEANT = "ticket", "records", "dropped", "meant"
@@ -33,33 +33,32 @@ class Feedback:
     offer: Offer
     dropped: dict[str, str] = field(default_factory=dict)
     meant: dict[str, str] = field(default_factory=dict)
-    store: Store = field(default_factory=Store)
+    files: Residuals = field(default_factory=Residuals)
 
     @property
-    def holder(self) -> str:
-        """Who holds the residuals in the store."""
-        return f"{self.context.run_id}-{self.context.node_id}-feedback"
+    def owner(self) -> str:
+        """Whose residuals they are."""
+        return f"{self.context.run_id}-{self.context.node_id}"
 
-    def residual(self, name: str, bases: Mapping[str, ArrayLike]) -> dict[str, Host]:
-        """Return what is to be added to the arrays of a record; nothing where shapes have changed."""
+    def residual(self, name: str, values: Mapping[str, ArrayLike]) -> dict[str, Host]:
+        """Return what is to be added to the arrays of a record; nothing where they are of another kind than before."""
         kept = records_of(self.context.state, ConfigRecord).get(_STATE, ConfigRecord())
         which = _verdict(str(kept.get(_TICKET, "")), self.offer)
         digests = dict(zip(_texts(kept, _NAMES), _texts(kept, which), strict=False)) if which else {}
-        found: Mapping[str, Host] = self.store.get(digests.get(name, "")) or {}
-        return {key: found[key] for key in found if key in bases and found[key].shape == tuple(bases[key].shape)}
+        found = self.files.get(self.owner, digests[name]) if name in digests else None
+        return {} if found is None else dict(_fitting(found, values))
 
-    def add(self, name: str, values: Mapping[str, ArrayLike], bundle: Bundle) -> None:
+    def add(self, name: str, values: Mapping[str, ArrayLike], bundle: Bundle, bases: Bundle) -> None:
         """Keep what a bundle lacks of the arrays that are coded in it as differences, and what it was meant to say."""
-        keys = [key for key in bundle if not bundle.exact(key) and key in bundle.bases]
-        dropped = {key: _difference(values[key], bundle[key]) for key in keys}
-        meant = {key: _difference(values[key], bundle.bases[key]) for key in keys}
-        for kept, arrays in ((self.dropped, dropped), (self.meant, meant)):
-            if arrays:
-                kept[name] = digest_of(arrays)
-                self.store.add(kept[name], arrays, self.holder)
+        keys = [k for k in bundle if not bundle.exact(k) and k in bases and bases.spec(k) == bundle.spec(k)]
+        for kept, known in ((self.dropped, bundle), (self.meant, bases)):
+            if keys:
+                kept[name] = self.files.put(self.owner, {key: _difference(values[key], known[key]) for key in keys})
 
     def commit(self) -> None:
         """Make these the residuals of the node; what came before is let go."""
+        if not self.meant and _STATE not in self.context.state:
+            return
         self.context.state[_STATE] = ConfigRecord(
             {
                 _TICKET: self.offer.ticket,
@@ -68,22 +67,38 @@ class Feedback:
                 _MEANT: list(self.meant.values()),
             }
         )
-        self.store.keep(self.holder, {*self.dropped.values(), *self.meant.values()})
+        self.files.keep(self.owner, {*self.dropped.values(), *self.meant.values()})
 
 
 def _verdict(ticket: str, offer: Offer) -> str:
     """Return which residual of the reply with this ticket is to be used; "" for none.
 
-    A server that did not send the ticket began after that reply: it cannot know, and most replies are accepted.
+    Most replies are accepted: so count those to another message of the same push, and those to another server, which
+    began after them and cannot know.
     """
     if ticket == offer.refused:
         return ""
-    return _MEANT if ticket != offer.accepted and same_server(ticket, offer.ticket) else _DROPPED
+    lost = ticket not in (*offer.accepted, offer.ticket) and same_server(ticket, offer.ticket)
+    return _MEANT if lost else _DROPPED
 
 
-def _difference(x: ArrayLike, y: ArrayLike) -> Host:
+def _fitting(residual: Bundle, values: Mapping[str, ArrayLike]) -> Iterable[tuple[str, Host]]:
+    """Return what can be added: floats of the same shape; one that is not finite would stay for ever."""
+    for key in residual:
+        x, left = values.get(key), residual[key]
+        if x is not None and is_float(dtype_name(x)) and tuple(x.shape) == left.shape and all_finite(left):
+            yield key, _tame(left, with_residual(to_host(x), None))
+
+
+def _tame(left: Host, x: Host) -> Host:
+    """Return a residual with which values that are positive throughout, such as variances, keep half of themselves."""
+    return np.maximum(left, x * -0.5) if x.size and (x > 0).all() else left
+
+
+def _difference(x: ArrayLike, y: Host) -> Host:
     wide = with_residual(to_host(x), None)
-    return np.subtract(wide, to_host(y), out=wide, dtype=wide.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.subtract(wide, y, out=wide, dtype=wide.dtype)
 
 
 def _texts(record: ConfigRecord, key: str) -> list[str]:

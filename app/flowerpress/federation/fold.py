@@ -22,6 +22,7 @@ from flowerpress.wire import KEY, bundle_array
 MOST = 1 << 20  # bytes of bundles
 _FOLDED = "folded"
 _CONFIG, _METRICS, _ARRAYS = range(3)
+_PLAIN: tuple[type[Any], ...] = (int, float, str, bytes)
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -36,13 +37,13 @@ def fold(content: RecordDict) -> RecordDict:
     if any(key != KEY for key, _ in arrays) or sum(len(array.data) for _, array in arrays) >= MOST:
         return content
     entries = [_entry(name, record) for name, record in content.items()]
-    return RecordDict({RECORD: ConfigRecord({_FOLDED: msgspec.msgpack.encode(entries)})})
+    return RecordDict({RECORD: ConfigRecord({_FOLDED: msgspec.msgpack.encode(entries, enc_hook=_plain)})})
 
 
 def unfold(content: RecordDict) -> RecordDict:
     """Return the records that were folded; content that was not is returned as it is.
 
-    Raises ChunkError for bytes that `fold` did not write.
+    Raises ChunkError for what `fold` did not write.
     """
     record = records_of(content, ConfigRecord).get(RECORD)
     if record is None or _FOLDED not in record:
@@ -50,15 +51,29 @@ def unfold(content: RecordDict) -> RecordDict:
     try:
         folded = record[_FOLDED]
         entries = msgspec.msgpack.decode(folded if isinstance(folded, bytes) else b"", type=list[_Entry])
-        return RecordDict({entry.name: _record(entry) for entry in entries})
+        records = {entry.name: _record(entry) for entry in entries}
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise ChunkError(f"message: expected folded records, found {error}") from error
+    ours = records.get(RECORD)
+    if not isinstance(ours, ConfigRecord) or _FOLDED in ours or len(records) < len(entries):
+        raise ChunkError(f"message: expected folded records, each once, found {sorted(e.name for e in entries)}")
+    if len(content) > 1 or len(record) > 1:
+        raise ChunkError("message: expected folded records and nothing beside them")
+    return RecordDict(records)
 
 
 def _entry(name: str, record: ArrayRecord | ConfigRecord | MetricRecord) -> _Entry:
     if isinstance(record, ArrayRecord):
         return _Entry(name, _ARRAYS, {key: array.data for key, array in record.items()})
     return _Entry(name, _CONFIG if isinstance(record, ConfigRecord) else _METRICS, dict(record))
+
+
+def _plain(value: object) -> int | float | str | bytes:
+    """Return a value that Flower takes for a plain one, such as ``numpy.float64``, as what it sends in its place."""
+    for kind in _PLAIN:
+        if isinstance(value, kind):
+            return kind(value)  # type: ignore[no-any-return]
+    raise NotImplementedError(f"a record cannot hold {type(value).__name__}")
 
 
 def _record(entry: _Entry) -> ArrayRecord | ConfigRecord | MetricRecord:
@@ -68,15 +83,14 @@ def _record(entry: _Entry) -> ArrayRecord | ConfigRecord | MetricRecord:
         return MetricRecord(entry.values)
     if entry.kind == _CONFIG:
         return ConfigRecord(entry.values)
-    raise ChunkError(f"message: expected the kind of a record, found {entry.kind}")
+    raise ChunkError(f"the kind {entry.kind}")
 
 
 def _pressed(values: dict[str, Any]) -> ArrayRecord:
     """Return a pressed record, or an empty one."""
     record = ArrayRecord()
     if values:
-        ((key, data),) = values.items()
-        if key != KEY or not isinstance(data, bytes):
-            raise ChunkError(f"message: expected a bundle under {KEY!r}, found {type(data).__name__} under {key!r}")
+        if set(values) != {KEY} or not isinstance(data := values[KEY], bytes):
+            raise ChunkError(f"other arrays than a bundle under {KEY!r}")
         record[KEY] = bundle_array(data)
     return record

@@ -22,16 +22,17 @@ from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
 from flowerpress.codecs.policy import Policy, as_policy
-from flowerpress.errors import ConfigError, RunError
+from flowerpress.errors import ChunkError, ConfigError, RunError
 from flowerpress.federation.fold import unfold
-from flowerpress.federation.inbox import Got, is_refusal, receive, refusal
+from flowerpress.federation.inbox import Got, receive
 from flowerpress.federation.ledger import Ledger
-from flowerpress.federation.metrics import Exchange, Log, NodeMetrics, log_to, object_bytes
-from flowerpress.federation.outbox import Outbox, Sent, Verdict
-from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, ticket_of, whole_wanted
+from flowerpress.federation.metrics import Exchange, Log, log_to, object_bytes
+from flowerpress.federation.outbox import Outbox, Sent
+from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, refusal, ticket_of, whole_wanted
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
+from flowerpress.federation.verdicts import Verdicts
 from flowerpress.records import CodecLike
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class PressGrid(Grid):
         self._store = Store()
         self._ledger = Ledger(as_policy(codec if down is None else down), self._store, self._name)
         self._outbox = Outbox(str(up), error_feedback, self._ledger)
-        self._verdicts: dict[int, Verdict] = {}
+        self._verdicts = Verdicts()
         self._spill = Spill(self._store.folder)
         self._sent: dict[str, Sent] = {}
         self._plain_nodes: set[int] = set()
@@ -162,7 +163,7 @@ class PressGrid(Grid):
         """Return the replies that are there, unpressed and each checked by itself, in a fixed order."""
         replies = [(i, reply) for i in dict.fromkeys(message_ids) if (reply := self._pull(i))]
         got = [self._receive(reply, self._sent.pop(i, None)) for i, reply in replies]
-        self._judge([g.metrics for g in got if g.sent and g.sent.kind == "train"])
+        self._verdicts.judge(g.metrics for g in got if g.sent and g.sent.kind == "train")
         return [g.reply for g in sorted(got, key=lambda g: g.order)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -253,7 +254,8 @@ class PressGrid(Grid):
         started = time.perf_counter()
         self._pushes += 1
         ticket = ticket_of(self._name, self._pushes)
-        sent = self._outbox.prepare(messages, ticket, self._plain_nodes, self._verdicts)
+        pending = ((s.node, s.ticket) for s in self._sent.values() if s.kind == "train")
+        sent = self._outbox.prepare(messages, ticket, self._plain_nodes, self._verdicts.beside(pending))
         sent = [s.instead_of(first) if first else s for s in sent]
         exchange.encode_seconds += time.perf_counter() - started
         ids = list(self._grid.push_messages([s.wire for s in sent]))
@@ -278,7 +280,9 @@ class PressGrid(Grid):
         except _MALFORMED as error:
             if i not in self._sent:
                 raise
-            return Message(Error(_UNKNOWN, f"Flower cannot read the reply: {error!r}"), reply_to=self._sent[i].wire)
+            unread = Error(_UNKNOWN, f"Flower cannot read the reply: {error!r}")
+            ours = isinstance(error, ChunkError)
+            return Message(refusal(str(error)) if ours else unread, reply_to=self._sent[i].wire)
         return reply
 
     def _needs_another(self, reply: Message, sent: Sent) -> bool:
@@ -333,17 +337,8 @@ class PressGrid(Grid):
         except Exception:  # a full disk, or a server for metrics that is away, is no reason to end a run
             _log.exception("flowerpress: the log of exchanges failed")
         if train:
-            self._judge(exchange.nodes, failed=bool(exchange.failed))
+            self._verdicts.judge(exchange.nodes, failed=bool(exchange.failed))
             self._count(exchange, valid)
-
-    def _judge(self, nodes: Iterable[NodeMetrics], *, failed: bool = False) -> None:
-        """Note which training replies became part of the model, and which never will; of a failed round only these."""
-        for node in nodes:
-            before = self._verdicts.get(node.node, Verdict())
-            if is_refusal(node.error):
-                self._verdicts[node.node] = before._replace(refused=node.mark.ticket)
-            elif not node.error and not failed:
-                self._verdicts[node.node] = before._replace(accepted=node.mark.ticket)
 
     def _count(self, exchange: Exchange, valid: list[Findings]) -> None:
         """Count failed rounds in a row; RunError if there is no hope."""

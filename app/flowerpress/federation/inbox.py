@@ -11,13 +11,11 @@ from flowerpress.errors import ChunkError
 from flowerpress.federation.ledger import Ledger, Sending
 from flowerpress.federation.metrics import NodeMetrics, clocks
 from flowerpress.federation.outbox import Sent
-from flowerpress.federation.protocol import MARK, RAISED, Mark, reference_of, without_record
+from flowerpress.federation.protocol import Mark, reference_of, refusal, without_record
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.update import Update
 from flowerpress.wire import bundle_bytes, opened
-
-_REFUSED = f"{MARK}refused: "
 
 
 @dataclass(frozen=True)
@@ -42,16 +40,6 @@ class Got:
             return got
         message = self.sent.wire if self.sent else self.reply
         return replace(got, reply=Message(Error(error.code, reason), reply_to=message))
-
-
-def refusal(reason: str) -> Error:
-    """Return the error that a strategy sees in the place of a reply."""
-    return Error(RAISED, f"{_REFUSED}{reason}")
-
-
-def is_refusal(reason: str) -> bool:
-    """Tell whether a reply was refused here."""
-    return reason.startswith(_REFUSED)
 
 
 def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, spill: Spill) -> Got:

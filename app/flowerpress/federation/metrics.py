@@ -22,10 +22,14 @@ _BLOCK = 1 << 17
 
 @dataclass(frozen=True)
 class NodeMetrics:
-    """One node's part of an exchange: what it was sent, ``down``, and replied, ``up``, in bytes of Flower objects."""
+    """One node's part of an exchange: what it was sent, ``down``, and replied, ``up``, in bytes of Flower objects.
+
+    ``ticket`` is that of the message; "" for one that went out plain.
+    """
 
     node: int
     mark: Mark
+    ticket: str = ""
     down_bytes: int = 0
     down_raw_bytes: int = 0
     down_distortion: float = 0.0

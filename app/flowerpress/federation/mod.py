@@ -54,9 +54,9 @@ def press_mod(
     """
     try:
         content = unfold(message.content) if message.has_content() else RecordDict()
+        offer = Offer.find(content)
     except ChunkError as error:
-        return error_reply(message, str(error))
-    offer = Offer.find(content)
+        return error_reply(message, f"ChunkError: {error}")
     if offer is None:
         return call_next(message, context)
     if offer.version != VERSION:
@@ -106,13 +106,13 @@ def _press(
     name: str, record: ArrayRecord, codec: str, bases: Bundle | None, feedback: Feedback | None
 ) -> tuple[ArrayRecord, float]:
     """Return a record pressed, and what the codec dropped of it relative to what there was to say."""
-    residual = feedback.residual(name, bases) if feedback and bases else {}
+    meant = values_of(record)
+    residual = feedback.residual(name, meant) if feedback else {}
     pressed = press(record, codec, bases=bases, residual=residual)
     bundle = Bundle(data, bases=bases) if (data := bundle_bytes(pressed)) else None
     if bundle is None or all(map(bundle.exact, bundle)):
         return pressed, 0.0
-    meant = values_of(record)
     meant |= {key: with_residual(to_host(meant[key]), left) for key, left in residual.items()}
-    if feedback:
-        feedback.add(name, meant, bundle)
+    if feedback and bases:
+        feedback.add(name, meant, bundle, bases)
     return pressed, distortion(meant, bundle, bundle.bases)

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from flwr.app import ArrayRecord, Message, RecordDict
 
@@ -12,27 +11,31 @@ from flowerpress.federation.ledger import Ledger, Sending
 from flowerpress.federation.metrics import NodeMetrics, object_bytes, raw_bytes
 from flowerpress.federation.protocol import RECORD, Mark, Offer, kind_of, records_of
 from flowerpress.federation.restore import Dtypes
+from flowerpress.federation.verdicts import Verdict
 
 
 @dataclass(frozen=True)
 class Sent:
     """A message as the strategy made it, and as it went out.
 
-    ``records`` are the strategy's in the dtypes of the model; ``sendings`` are empty for a plain node; ``ticket`` makes
-    a reply the reply to this message.
+    ``records`` are the strategy's in the dtypes of the model; ``sendings`` are empty for a plain node.
     """
 
     message: Message
     wire: Message
     records: RecordDict
     sendings: dict[str, Sending]
-    ticket: str
     metrics: NodeMetrics
 
     @property
     def node(self) -> int:
         """The node that it went to."""
         return self.metrics.node
+
+    @property
+    def ticket(self) -> str:
+        """What makes a reply the reply to this message; "" if it went out plain."""
+        return self.metrics.ticket
 
     @property
     def plain(self) -> bool:
@@ -57,13 +60,6 @@ class Sent:
     def answered(self, nbytes: int) -> "Sent":
         """Return the message as one whose reply took so many bytes."""
         return replace(self, metrics=replace(self.metrics, up_bytes=self.metrics.up_bytes + nbytes))
-
-
-class Verdict(NamedTuple):
-    """Tickets of the last training replies of a node that became part of the model, and that never will."""
-
-    accepted: str = ""
-    refused: str = ""
 
 
 class Outbox:
@@ -110,11 +106,12 @@ class Outbox:
             metrics = NodeMetrics(
                 message.metadata.dst_node_id,
                 Mark(),
+                "" if plain[i] else ticket,
                 down_bytes=wires[key][1] + len(wire.deflate()),
                 down_raw_bytes=raw_bytes(message.content),
                 down_distortion=max((s.distortion for s in sendings[i].values()), default=0.0),
             )
-            sent.append(Sent(message, wire, records[i], sendings[i], ticket, metrics))
+            sent.append(Sent(message, wire, records[i], sendings[i], metrics))
         return sent
 
     def _sendings(

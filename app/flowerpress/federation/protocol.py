@@ -13,19 +13,22 @@ a node that does not run the mod. A node that lacks what a record was coded agai
 the record whole.
 """
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple, Self, TypeVar
 
 import msgspec
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
-from flowerpress.errors import FlowerpressError
+from flowerpress.errors import ChunkError, FlowerpressError
 
 VERSION = 1
 RECORD = "flowerpress"
 MARK = "[flowerpress] "
 NEED_WHOLE = "need-whole: "
+_MARK = "mark"
+_REFUSED = "refused: "
+_LONG = 1000  # characters of a reason
+_LARGE = 1e15  # so that sums of figures are finite
 RAISED = 2  # Flower's code for a client app that raised; its name is not public
 M = TypeVar("M", bound=msgspec.Struct)
 V = TypeVar("V")
@@ -46,17 +49,17 @@ class Step(NamedTuple):
 class Offer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """What the server asks of a client; the ticket comes back with the reply, which it makes the reply to this.
 
-    ``accepted`` and ``refused`` are the tickets of the node's last training replies that became part of the model, and
-    that never will; with ``feedback`` it keeps what its codec drops, and adds it to its next update.
+    ``accepted`` are the tickets of the node's training replies that became part of the model, or may still, ``refused``
+    is one that never will; with ``feedback`` the node keeps what its codec drops, and adds it to its next update.
     """
 
     codec: str
     ticket: str = ""
     steps: dict[str, Step] = {}
     feedback: bool = False
-    accepted: str = ""
+    accepted: tuple[str, ...] = ()
     refused: str = ""
-    version: int = VERSION  # of the sender: stands beside the others, for receivers that know no others
+    version: int = VERSION  # of the sender
 
     def record(self) -> ConfigRecord:
         """Return the offer as it travels."""
@@ -64,13 +67,19 @@ class Offer(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 
     @classmethod
     def find(cls, content: RecordDict) -> Self | None:
-        """Return the offer in a message, or None if the server does not run the grid; one that is damaged is empty."""
+        """Return the offer in a message, or None if the server does not run the grid.
+
+        That of a server of another version may be empty; ChunkError if one of this version is damaged.
+        """
         record = records_of(content, ConfigRecord).get(RECORD)
         if record is None:
             return None
         version = record.get("version", -1)
-        found = _decoded(record.get("offer"), cls) or cls("")
-        return msgspec.structs.replace(found, version=version if isinstance(version, int) else -1)
+        if version != VERSION:
+            return cls("", version=version if isinstance(version, int) else -1)
+        if (found := _decoded(record.get("offer"), cls)) is None:
+            raise ChunkError(f"message: expected an offer of version {VERSION}, found other bytes")
+        return found
 
 
 class Mark(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +99,7 @@ class Mark(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
 
     def record(self) -> ConfigRecord:
         """Return the mark as it travels."""
-        return ConfigRecord({"version": VERSION, "mark": msgspec.msgpack.encode(self)})
+        return ConfigRecord({"version": VERSION, _MARK: msgspec.msgpack.encode(self)})
 
     @classmethod
     def find(cls, reply: Message) -> Self | None:
@@ -98,10 +107,15 @@ class Mark(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=T
         if reply.has_error():
             return cls() if (reply.error.reason or "").startswith(MARK) else None
         record = records_of(reply.content, ConfigRecord).get(RECORD)
-        if record is None or record.get("version") != VERSION:
+        if record is None or record.get("version") != VERSION or _MARK not in record:  # some apps return our offer
             return None
-        mark = _decoded(record.get("mark"), cls) or cls()
-        return mark if all(map(math.isfinite, (mark.distortion, mark.encode_seconds, mark.decode_seconds))) else cls()
+        mark = _decoded(record.get(_MARK), cls) or cls()
+        return msgspec.structs.replace(
+            mark,
+            distortion=_figure(mark.distortion),
+            encode_seconds=_figure(mark.encode_seconds),
+            decode_seconds=_figure(mark.decode_seconds),
+        )
 
 
 def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
@@ -116,6 +130,16 @@ def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
 def error_reply(message: Message, reason: str) -> Message:
     """Return a reply that says, with the mark, why a client could not answer."""
     return Message(Error(RAISED, MARK + reason), reply_to=message)
+
+
+def refusal(reason: str) -> Error:
+    """Return the error that a strategy sees in the place of a reply; a peer may have put anything into its reason."""
+    return Error(RAISED, f"{MARK}{_REFUSED}{reason[:_LONG]}")
+
+
+def is_refusal(reason: str) -> bool:
+    """Tell whether a reply was refused by the server."""
+    return reason.startswith(MARK + _REFUSED)
 
 
 def whole_wanted(reply: Message) -> bool:
@@ -139,6 +163,11 @@ def same_server(ticket: str, other: str) -> bool:
     return ticket.rpartition("-")[0] == other.rpartition("-")[0]
 
 
+def later(*tickets: str) -> str:
+    """Return the ticket, of some of one server, that was given out last."""
+    return max(tickets, key=lambda ticket: int(ticket.rpartition("-")[2] or 0))
+
+
 def kind_of(message_type: str) -> str:
     """Return what a message is for, ``train``, ``evaluate`` or ``query``, without the name of a variant.
 
@@ -157,6 +186,11 @@ def partition_of(context: Context) -> int:
 def without_record(content: RecordDict) -> RecordDict:
     """Return the records of a message without ours; the message may be shared and is not changed."""
     return RecordDict({key: record for key, record in content.items() if key != RECORD})
+
+
+def _figure(x: float) -> float:
+    """Return a figure that a peer tells; -1 for what cannot be one."""
+    return x if 0 <= x <= _LARGE else -1.0
 
 
 def _decoded(data: object, kind: type[M]) -> M | None:

@@ -9,6 +9,8 @@ itself, and must not come back through the strategy as well.
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from flowerpress.chunks.bundle import Bundle, Source
 from flowerpress.codecs.base import Spec, check_base
 from flowerpress.codecs.dtypes import ArrayLike, Host, cast, is_float, numpy_dtype, to_host
@@ -44,10 +46,17 @@ class Update(Bundle):
         whole = slice(start, stop).indices(spec.size)
         wide = "float64" if spec.dtype == "float64" else "float32"
         model, reference = (cast(end.reshape(-1)[slice(*whole)], wide).reshape(x.shape) for end in ends)
-        update = cast(x, wide) - reference
-        update += model
-        return update.astype(numpy_dtype(spec.dtype), copy=False)
+        return _moved(model, cast(x, wide), reference).astype(numpy_dtype(spec.dtype), copy=False)
 
     def read_all(self, workers: int | None = None) -> dict[str, Host]:
         """Return all arrays; one after the other where the model is added."""
         return super().read_all(workers) if self._model is None else {key: self.read(key) for key in self}
+
+
+def _moved(model: Host, decoded: Host, reference: Host) -> Host:
+    """Return the model plus what the node learnt; what is positive throughout, as variances are, stays so."""
+    if all(x.size and (x > 0).all() for x in (model, decoded, reference)):
+        return np.asarray(model * (decoded / reference))
+    update = decoded - reference
+    update += model
+    return np.asarray(update)
