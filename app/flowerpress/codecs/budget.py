@@ -115,9 +115,8 @@ class _Sample:
             largest = max(largest, float(x.max()), -float(x.min()))
         self.most = largest or 1.0  # the unit of what follows: squares of extreme values overflow
         self.shapes = [x.shape for x in samples]
-        self.flat = np.concatenate(
-            [(np.abs(x) / self.most).astype(np.float32).ravel() for x in samples] or [np.zeros(0)]
-        )
+        magnitudes: list[Host] = [(np.abs(x) / self.most).astype(np.float32).ravel() for x in samples]
+        self.flat = np.concatenate([np.zeros(0, np.float32), *magnitudes])
         self.bounds = list(bounds(self.shapes))
         self.starts = [start for start, _ in self.bounds]
         self.weights = np.array(sizes) / [stop - start for start, stop in self.bounds]  # values that each stands for

@@ -54,9 +54,9 @@ class Update(Bundle):
 
 
 def _moved(model: Host, decoded: Host, reference: Host) -> Host:
-    """Return the model plus what the node learnt; what is positive throughout, as variances are, stays so."""
-    if all(x.size and (x > 0).all() for x in (model, decoded, reference)):
-        return np.asarray(model * (decoded / reference))
-    update = decoded - reference
-    update += model
-    return np.asarray(update)
+    """Return the model plus what the node learnt; what was positive throughout, as variances are, shrinks in ratio."""
+    found = decoded - reference
+    found += model
+    if found.size and not (found > 0).all() and all((x > 0).all() for x in (model, decoded, reference)):
+        np.copyto(found, model * (decoded / reference), where=found <= 0)
+    return np.asarray(found)
