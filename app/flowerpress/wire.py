@@ -23,6 +23,7 @@ from flowerpress.npy import STYPE, plain_numpy
 from flowerpress.records import CodecLike, LatentArray, LatentRecord
 
 KEY = "flowerpress.bundle"  # of the one array in a pressed record
+FIRST = "flowerpress.first"  # of the bundle beside it that it was coded against, for nodes that hold nothing
 PRESSED = "flowerpress.bundle"  # the stype of that array
 
 
@@ -70,9 +71,9 @@ def unpress(record: ArrayRecord, *, bases: Mapping[str, ArrayLike] | None = None
     return record if data is None else opened(record, Bundle(data, bases=bases))
 
 
-def bundle_bytes(record: ArrayRecord) -> bytes | None:
+def bundle_bytes(record: ArrayRecord, key: str = KEY) -> bytes | None:
     """Return the bundle in a pressed record; None if it has none."""
-    pressed = record.get(KEY)
+    pressed = record.get(key)
     if pressed is None or pressed.stype != PRESSED:
         return None
     if tuple(pressed.shape) != (len(pressed.data),) or pressed.dtype != "uint8":
@@ -85,7 +86,7 @@ def opened(record: ArrayRecord, bundle: Bundle, codec: CodecLike = "zstd") -> La
     bundle.verify()
     latent = LatentRecord.of(bundle, codec)
     for key, array in record.items():
-        if key != KEY:
+        if key not in (KEY, FIRST):
             latent[key] = array
     return latent
 

@@ -1,5 +1,6 @@
 """The client app: train and evaluate on this node's part of the images."""
 
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -13,7 +14,16 @@ from flowerpress.federation.mod import press_mod
 if TYPE_CHECKING:
     from torch import nn
 
-app = ClientApp(mods=[press_mod])
+
+def initial(context: Context) -> ArrayRecord:
+    """Return the model that a run starts from, as the server makes it: it need not be sent."""
+    from flowerpress.apps.models import model_for
+
+    config, images = _settings(context)
+    return ArrayRecord(model_for(config.model, images, config.seed).state_dict())
+
+
+app = ClientApp(mods=[partial(press_mod, initial=initial)])
 
 
 @app.train()
@@ -56,14 +66,22 @@ def query(message: Message, context: Context) -> Message:
 
 def _prepare(message: Message, context: Context) -> tuple[Config, Images, "nn.Module"]:
     """Return the configuration, this node's images, and the model with the state that the message carries."""
-    import torch
-
     from flowerpress.apps.models import model_with
+
+    config, images = _settings(context)
+    return config, images, model_with(config.model, images, _arrays(message).to_torch_state_dict())
+
+
+def _settings(context: Context) -> tuple[Config, Images]:
+    """Return the configuration and this node's images; set the threads of torch."""
+    import torch
 
     config = Config.read(context.run_config)
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
     parts = int(context.node_config["num-partitions"])
-    images = client_images(Partitioning.of(config, parts), int(context.node_config["partition-id"]))
-    state = message.content.array_records["arrays"].to_torch_state_dict()
-    return config, images, model_with(config.model, images, state)
+    return config, client_images(Partitioning.of(config, parts), int(context.node_config["partition-id"]))
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    return message.content.array_records["arrays"]

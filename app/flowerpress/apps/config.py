@@ -10,6 +10,8 @@ from flowerpress.errors import ConfigError
 
 _LEAST = {"num_server_rounds": 1, "local_epochs": 1, "batch_size": 1, "torch_threads": 0, "image_size": 0}
 
+SEED, WHOLE = "seed", "whole"  # how clients get the model that a run starts from
+
 
 @dataclass(frozen=True)
 class Config:
@@ -17,6 +19,7 @@ class Config:
 
     codec: str
     codec_down: str
+    first: str
     dataset: str
     image_size: int
     model: str
@@ -35,6 +38,8 @@ class Config:
     output_dir: str
 
     def __post_init__(self) -> None:
+        if self.first not in (SEED, WHOLE):
+            Policy.parse(self.first)
         for codec in filter(None, (self.codec, self.codec_down)):
             Policy.parse(codec)
         if self.codec_down and not self.codec:

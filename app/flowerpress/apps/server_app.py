@@ -7,7 +7,7 @@ from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp, strategy
 from flwr.serverapp.strategy import Strategy
 
-from flowerpress.apps.config import Config
+from flowerpress.apps.config import SEED, WHOLE, Config
 from flowerpress.apps.counting import CountingGrid
 from flowerpress.apps.data import test_images
 from flowerpress.apps.ordered import OrderedGrid
@@ -32,6 +32,10 @@ def main(grid: Grid, context: Context) -> None:
     images = test_images(config.dataset, config.seed, config.image_size)
     model = model_for(config.model, images, config.seed)
     initial = ArrayRecord(model.state_dict())
+    if press_grid and config.first == SEED:
+        press_grid.seed(initial)
+    elif press_grid and config.first != WHOLE:
+        initial = press_grid.define(initial, config.first)
     results = Results(config, press_grid.exchanges if press_grid else None, counting.counts)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:

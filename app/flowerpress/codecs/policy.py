@@ -12,6 +12,7 @@ from typing import Self
 
 from flowerpress.codecs.base import Codec, Pipeline, Spec
 from flowerpress.codecs.dtypes import is_float
+from flowerpress.codecs.recommended import up
 from flowerpress.codecs.text import parse
 from flowerpress.errors import ConfigError
 
@@ -55,12 +56,12 @@ class Policy:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the policy that ``text`` describes; a pipeline alone is a policy of one rule.
+        """Return the policy that ``text`` describes; a pipeline alone, or the name of one, is a policy of one rule.
 
         Raises ConfigError for a rule that is not ``glob[:dtype] = pipeline``, and as `text.parse` does.
         """
         if not _is_policy(text):
-            return cls((Rule("*", "*", parse(text)),))
+            return cls((Rule("*", "*", parse(up(text))),))
         return cls(tuple(_rule(part) for part in text.split(";") if part.strip()))
 
     def __call__(self, spec: Spec) -> Pipeline:
@@ -106,4 +107,4 @@ def _rule(text: str) -> Rule:
     if not equals:
         raise ConfigError(f"policy: expected 'glob[:dtype] = pipeline' between semicolons, found {text.strip()!r}")
     key, colon, dtype = left.strip().rpartition(":")
-    return Rule(key if colon else dtype, dtype if colon else "*", parse(right.strip()))
+    return Rule(key if colon else dtype, dtype if colon else "*", parse(up(right)))

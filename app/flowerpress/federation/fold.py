@@ -17,7 +17,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from flowerpress.errors import ChunkError
 from flowerpress.federation.protocol import RECORD, records_of
-from flowerpress.wire import KEY, bundle_array
+from flowerpress.wire import FIRST, KEY, bundle_array
 
 MOST = 1 << 20  # bytes of bundles
 _FOLDED = "folded"
@@ -34,7 +34,7 @@ class _Entry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
 def fold(content: RecordDict) -> RecordDict:
     """Return a pressed message's content as it travels: in one record if it is small, else as it is."""
     arrays = [array for record in records_of(content, ArrayRecord).values() for array in record.items()]
-    if any(key != KEY for key, _ in arrays) or sum(len(array.data) for _, array in arrays) >= MOST:
+    if any(key not in (KEY, FIRST) for key, _ in arrays) or sum(len(array.data) for _, array in arrays) >= MOST:
         return content
     entries = [_entry(name, record) for name, record in content.items()]
     return RecordDict({RECORD: ConfigRecord({_FOLDED: msgspec.msgpack.encode(entries, enc_hook=_plain)})})
@@ -89,8 +89,8 @@ def _record(entry: _Entry) -> ArrayRecord | ConfigRecord | MetricRecord:
 def _pressed(values: dict[str, Any]) -> ArrayRecord:
     """Return a pressed record, or an empty one."""
     record = ArrayRecord()
-    if values:
-        if set(values) != {KEY} or not isinstance(data := values[KEY], bytes):
-            raise ChunkError(f"other arrays than a bundle under {KEY!r}")
-        record[KEY] = bundle_array(data)
+    for key, data in values.items():
+        if key not in (KEY, FIRST) or not isinstance(data, bytes):
+            raise ChunkError(f"other arrays than bundles under {KEY!r} and {FIRST!r}")
+        record[key] = bundle_array(data)
     return record

@@ -11,7 +11,7 @@ Replies are handed on still compressed; a strategy decodes an array when it read
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -21,6 +21,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
+from flowerpress.codecs import recommended
+from flowerpress.codecs.base import Pipeline, Spec
 from flowerpress.codecs.policy import Policy, as_policy
 from flowerpress.errors import ChunkError, ConfigError, RunError
 from flowerpress.federation.fold import unfold
@@ -33,7 +35,7 @@ from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
 from flowerpress.federation.verdicts import Verdicts
-from flowerpress.records import CodecLike
+from flowerpress.records import CodecLike, LatentRecord
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo
@@ -55,7 +57,7 @@ class PressGrid(Grid):
         The grid that Flower gave to the server app.
     codec : str, Pipeline or Policy
         What clients code their replies with, and the server its messages unless ``down`` says otherwise; lossless by
-        default. It travels to the clients as text.
+        default. It travels to the clients as text. A name of `flowerpress.codecs.recommended` stands for one each way.
     down : str, Pipeline or Policy, optional
         What the server codes its messages with; it must decode to the same bits everywhere.
     error_feedback : bool
@@ -108,8 +110,8 @@ class PressGrid(Grid):
         self._name = uuid.uuid4().hex[:16]
         self._pushes = 0
         self._store = Store()
-        self._ledger = Ledger(as_policy(codec if down is None else down), self._store, self._name)
-        self._outbox = Outbox(str(up), error_feedback, self._ledger)
+        self._ledger = Ledger(_down(codec if down is None else down), self._store, self._name)
+        self._outbox = Outbox(codec if isinstance(codec, str) else str(up), error_feedback, self._ledger)
         self._verdicts = Verdicts()
         self._spill = Spill(self._store.folder)
         self._sent: dict[str, Sent] = {}
@@ -150,6 +152,14 @@ class PressGrid(Grid):
         same round. Files that both ends have are added with ``flowerpress cache add FILE`` on both.
         """
         return self._ledger.seed(record)
+
+    def define(self, record: ArrayRecord, codec: CodecLike = "budget(bits=4)") -> ArrayRecord:
+        """Return a model as nodes that hold nothing will decode it: start from that, and it is what they are sent.
+
+        A model of random numbers is as good a start with 4 bits per value as with 32, in an eighth of the bytes; for
+        a pretrained one take 8 bits, or `seed`. Nodes that come later get this model and the difference to it.
+        """
+        return LatentRecord.of(self._ledger.define(record, codec), "raw")
 
     def held(self, node: int, name: str = "arrays") -> str:
         """Return the digest of what a node holds under the name of a record, as far as is known, or ""."""
@@ -350,6 +360,11 @@ class PressGrid(Grid):
             self._hopeless |= {node.node for node in exchange.nodes}
         if self._failures >= _GIVE_UP or len(self._hopeless or ()) > 1:
             raise RunError(f"round {exchange.server_round}: training fails: {exchange.failed}")
+
+
+def _down(codec: CodecLike) -> Callable[[Spec], Pipeline]:
+    """Return what chooses the pipelines of messages to clients."""
+    return as_policy(recommended.down(codec) if isinstance(codec, str) else codec)
 
 
 def _lose(sent: Sent, exchange: Exchange, reason: str) -> None:

@@ -3,7 +3,7 @@
     node 1 ┐                                 ┌► model ── nothing but the digest, if that is what they hold
     node 2 ┴─ hold A ─► one encode: model - A┤
     node 3 ─── holds B ─► one encode: model - B
-    node 4 ─── holds nothing ─► whole; encoded once for all such nodes
+    node 4 ─── holds nothing ─► whole, or the first model and the difference to it; encoded once for all such nodes
 
 What a lossy codec drops is in the next difference by itself, because that is taken to what the nodes decoded: there is
 no residual on this side. A node counts as holding a reference when it has said so in a reply.
@@ -19,12 +19,12 @@ from flwr.app import ArrayRecord
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.codecs.base import Spec
 from flowerpress.codecs.dtypes import ArrayLike
-from flowerpress.errors import ConfigError
+from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.federation.metrics import distortion
 from flowerpress.federation.protocol import Step
 from flowerpress.federation.store import SEED, Store, digest_of
 from flowerpress.records import CodecLike
-from flowerpress.wire import beside, bundle_bytes, press, values_of
+from flowerpress.wire import FIRST, KEY, beside, bundle_bytes, press, values_of
 
 MOST_ENCODES = 64  # of differences to one model; the nodes beyond them get it whole
 _ORDER = "intdelta | zstd"  # of arrays that a node holds in another order: nothing but names is left
@@ -72,6 +72,7 @@ class Ledger:
         self._codec, self._store, self._run = codec, store, run
         self._held: dict[tuple[int, str], str] = {}
         self._seeds: dict[str, dict[str, Spec]] = {}
+        self._first: dict[str, tuple[ArrayRecord, Bundle]] = {}  # by digest: models that were defined, as they are sent
         self._models: dict[str, str] = {}  # digest of what nodes decoded: digest of the model it was coded from
         self._wholes: dict[tuple[str, str], Sending] = {}  # by name and digest; while messages are on their way
         weakref.finalize(self, store.keep, run, ())
@@ -92,10 +93,19 @@ class Ledger:
         self._store.add(digest, values, self._run)
         return digest
 
+    def define(self, record: ArrayRecord, codec: CodecLike) -> Bundle:
+        """Send nodes that hold nothing this record, coded like that, and differences to it; return what they decode."""
+        wire = press(record, codec)
+        arrays = Bundle(bundle_bytes(wire) or b"").read_all()
+        digest = digest_of(arrays)
+        bundle = self._store.add(digest, arrays, self._run)
+        self._first[digest] = wire, bundle
+        return bundle
+
     def settle(self) -> None:
         """Let go of references that no node holds; nothing is on its way any longer."""
         self._wholes.clear()
-        digests = {*self._held.values(), *self._seeds}
+        digests = {*self._held.values(), *self._seeds, *self._first}
         self._models = {digest: model for digest, model in self._models.items() if digest in digests}
         self._store.keep(self._run, digests)
 
@@ -124,7 +134,7 @@ class Ledger:
         """
         sendings, encoded = dict[str, Sending](), list[Sending]()
         for start in sorted(starts):
-            if len(encoded) > 1 and encoded[0].wire == encoded[1].wire and not self._leads(start, digest):
+            if len(encoded) > 1 and _same_for_all(*encoded[:2]) and not self._leads(start, digest):
                 sendings[start] = replace(encoded[0], step=Step("", encoded[0].to))
                 continue
             sendings[start] = sending = self._sending(name, record, digest, start)
@@ -159,11 +169,25 @@ class Ledger:
         base = self._store.get(start) if start else None
         if base is None:
             if (name, digest) not in self._wholes:
-                self._wholes[name, digest] = self._encoded(record, digest, "", None)
+                self._wholes[name, digest] = self._whole(record, digest)
             return self._wholes[name, digest]
         if self._leads(start, digest):
             return Sending(beside(record), Step(start, start), base, None if start == digest else values_of(record))
         return self._encoded(record, digest, start, base)
+
+    def _whole(self, record: ArrayRecord, digest: str) -> Sending:
+        """Return what leads nodes that hold nothing to a record: from the first model like it, if one was defined."""
+        specs = {key: Spec.of(x, key) for key, x in values_of(record).items()}
+        alike = [first for first, (_, bundle) in self._first.items() if {k: bundle.spec(k) for k in bundle} == specs]
+        if not alike:
+            return self._encoded(record, digest, "", None)
+        start = digest if digest in alike else alike[-1]
+        first, bundle = self._first[start]
+        sending = Sending(beside(record), Step(start, start), bundle)
+        if start != digest:
+            sending = self._encoded(record, digest, start, bundle)
+        sending.wire[FIRST] = first[KEY]
+        return sending
 
     def _encoded(self, record: ArrayRecord, digest: str, start: str, base: Bundle | None) -> Sending:
         """Encode a record, and store what nodes will decode it to."""
@@ -179,6 +203,17 @@ class Ledger:
         self._models[to] = digest
         error = distortion(model, arrays, bundle.bases)
         return Sending(wire, Step(start, to), self._store.add(to, arrays, self._run), model, error)
+
+
+def _same_for_all(one: Sending, other: Sending) -> bool:
+    """Tell whether two encodings show that the codec takes no notice of references."""
+    if one.wire != other.wire:
+        return False
+    try:
+        layout = Bundle(bundle_bytes(one.wire) or b"").layout
+    except ChunkError:  # it names its arrays by the references'
+        return False
+    return not any(layout.pipelines[chunk.pipeline].refuses(layout.elements(chunk)) for chunk in layout.chunks)
 
 
 def _reordered(base: Bundle | None, model: Mapping[str, ArrayLike], digest: str) -> bool:
