@@ -13,7 +13,7 @@ from flowerpress.apps.data import Partitioning, client_images
 from flowerpress.apps.data import test_images as held_out
 from tests.federation.local_grid import LocalGrid
 
-CLIENTS, ROUNDS = 4, 8
+CLIENTS, ROUNDS = 4, 6
 LOW = "*running*:* = zstd; * = delta | quantize(step=0.4) | entropy"  # a variance may not become negative
 
 

@@ -102,7 +102,7 @@ def main(grid, context):
     rows = [exchange.row() for exchange in grid.exchanges]
     assert [row["replies"] for row in rows] == [2] * 6, rows
     assert max(row["failures"] for row in rows) == 0
-    assert rows[2]["down-bytes"] == 0  # the model that both had evaluated
+    assert rows[2]["down-bytes"] < rows[1]["down-bytes"] / 5  # names: both had evaluated the model
     assert len(result.arrays) == 3
     print("all is well")
 
