@@ -10,6 +10,7 @@ from flowerpress.errors import ConfigError
 
 _LEAST = {"num_server_rounds": 1, "local_epochs": 1, "batch_size": 1, "torch_threads": 0, "image_size": 0}
 
+_KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 SEED, WHOLE = "seed", "whole"  # how clients get the model that a run starts from
 
 
@@ -20,6 +21,7 @@ class Config:
     codec: str
     codec_down: str
     first: str
+    error_feedback: bool
     dataset: str
     image_size: int
     model: str
@@ -67,8 +69,10 @@ class Config:
             if key not in run_config:
                 raise ConfigError(f"run config: expected the key {key!r}; it has {sorted(run_config)}")
             value = run_config[key]
-            kind = {"str": str, "int": int, "float": float}[str(f.type).removeprefix("<class '").removesuffix("'>")]
-            if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+            kind = _KINDS[str(f.type).removeprefix("<class '").removesuffix("'>")]
+            if isinstance(value, bool) != (kind is bool) or not isinstance(
+                value, (int, float) if kind is float else kind
+            ):
                 raise ConfigError(f"run config: expected {key} of type {kind.__name__}, found {value!r}")
             values[f.name] = kind(value)
         return cls(**values)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     config = Config.read(context.run_config)
     random.seed(config.seed)  # Flower samples nodes with it
     counting = CountingGrid(OrderedGrid(grid, config.seed) if _order_matters(config) else grid)
-    press_grid = PressGrid(counting, config.codec, down=config.codec_down or None) if config.codec else None
+    press_grid = _pressed(counting, config) if config.codec else None
     images = test_images(config.dataset, config.seed, config.image_size)
     model = model_for(config.model, images, config.seed)
     initial = ArrayRecord(model.state_dict())
@@ -55,6 +55,10 @@ def main(grid: Grid, context: Context) -> None:
     dtypes = Dtypes()
     dtypes.restore("arrays", initial)
     results.finish(dtypes.restore("arrays", result.arrays))
+
+
+def _pressed(grid: Grid, config: Config) -> PressGrid:
+    return PressGrid(grid, config.codec, down=config.codec_down or None, error_feedback=config.error_feedback)
 
 
 def _order_matters(config: Config) -> bool:

@@ -16,6 +16,7 @@ _BUILT_IN = {
     "best": "flowerpress.codecs.best:Best",
     "bitpack": "flowerpress.codecs.bitpack:BitPack",
     "budget": "flowerpress.codecs.budget:Budget",
+    "cast": "flowerpress.codecs.cast:Cast",
     "delta": "flowerpress.codecs.delta:Delta",
     "entropy": "flowerpress.codecs.entropy:Entropy",
     "intdelta": "flowerpress.codecs.intdelta:IntDelta",
