@@ -39,7 +39,7 @@ def engine(fails: str | None = None) -> Any:
         if config["codec"] == fails:
             raise RunError("no usable reply")
         folder.mkdir(parents=True)
-        names = ("down-object-bytes", "up-object-bytes", "down-raw-bytes", "up-raw-bytes")
+        names = ("down-bytes", "up-bytes", "down-raw-bytes", "up-raw-bytes")
         row = {"accuracy": config["seed"] / 10, "loss": 1.0, **dict.fromkeys(names, 100)}
         (folder / "metrics.jsonl").write_text((json.dumps(row) + "\n") * 2)
         summary = {"seconds": 1.5, "encode-seconds": 0.25, "decode-seconds": 0.5, "failures": 1}

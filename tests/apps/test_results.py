@@ -25,8 +25,8 @@ def exchange(error: str = "") -> Exchange:
     node = NodeMetrics(
         7,
         Mark(0, raw_bytes=4000, encode_seconds=0.5, decode_seconds=0.25),
-        1000,
-        4000,
+        down_bytes=1000,
+        down_raw_bytes=4000,
         up_bytes=0 if error else 500,
         error=error,
     )
@@ -34,11 +34,10 @@ def exchange(error: str = "") -> Exchange:
 
 
 def test_a_run_is_written_round_by_round(tmp_path: Path) -> None:
-    folder, exchanges, counts = tmp_path / "run", list[Exchange](), Counter[str]()
-    results = Results(config(folder), exchanges, counts)
+    folder, exchanges = tmp_path / "run", list[Exchange]()
+    results = Results(config(folder), exchanges, Counter())
     results.add_round(0, 2.3, 0.1)
     exchanges.append(exchange())
-    counts.update({"down-object-bytes": 1400, "up-object-bytes": 900, "down-array-bytes": 1000})
     results.add_round(1, 1.5, 0.7)
     model = ArrayRecord()
     model["w"] = Array(np.ones(5, np.float32))
@@ -48,8 +47,6 @@ def test_a_run_is_written_round_by_round(tmp_path: Path) -> None:
     assert [row["down-bytes"] for row in rows] == [0, 1000]
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["accuracy"], summary["up-bytes"], summary["encode-seconds"]) == (0.7, 500, 1.0)
-    assert [row["down-object-bytes"] for row in rows] == [0, 1400]
-    assert (summary["down-object-bytes"], summary["up-object-bytes"]) == (1400, 900)
     assert Bundle.open(folder / "model.fpb")["w"].sum() == 5
     assert report.line(rows[1]) == (
         "round 1: accuracy 70.00%, loss 1.5000, sent 0.00 MB for 0.01 MB (down 4.00x, up 8.00x)"
@@ -58,15 +55,15 @@ def test_a_run_is_written_round_by_round(tmp_path: Path) -> None:
     assert report.table(folder).row_count == 3
 
 
-def test_stock_flower_has_no_exchanges_but_its_arrays_are_counted(tmp_path: Path) -> None:
+def test_stock_flower_has_no_exchanges_but_its_messages_are_counted(tmp_path: Path) -> None:
     counts = Counter[str]()
-    results = Results(config(tmp_path), None, counts)
+    results = Results(config(tmp_path), [], counts)
     for server_round in (1, 2):
-        counts.update({"up-object-bytes": 1300, "up-array-bytes": 1128, "up-memory-bytes": 1000})
+        counts.update({"up-bytes": 1300, "up-raw-bytes": 1000})
         results.add_round(server_round, 1.0, 0.5)
     for row in read_rounds(tmp_path):
-        assert (row["up-object-bytes"], row["up-bytes"], row["up-raw-bytes"]) == (1300, 1128, 1000)
-        assert (row["down-object-bytes"], row["down-bytes"], row["down-raw-bytes"], row["exchanges"]) == (0, 0, 0, [])
+        assert (row["up-bytes"], row["up-raw-bytes"]) == (1300, 1000)
+        assert (row["down-bytes"], row["down-raw-bytes"], row["exchanges"]) == (0, 0, [])
 
 
 def test_a_half_written_line_is_left_for_later(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_the_lossless_default_gives_the_model_of_stock_flower(tmp_path: Path) ->
     by_stock, by_press = rows[:3], rows[3:]
     assert [row["accuracy"] for row in by_stock] == [row["accuracy"] for row in by_press]
     assert by_stock[-1]["down-raw-bytes"] == by_press[-1]["down-raw-bytes"]
-    assert by_stock[-1]["down-object-bytes"] > by_stock[-1]["down-bytes"] > by_press[-1]["down-object-bytes"]
+    assert by_stock[-1]["down-bytes"] > by_stock[-1]["down-raw-bytes"] > by_press[-1]["down-bytes"]
     assert 0 < by_press[-1]["up-bytes"] < by_press[-1]["up-raw-bytes"]
     assert {e["type"] for e in by_press[-1]["exchanges"]} == {"train", "evaluate"}
 

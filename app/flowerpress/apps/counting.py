@@ -1,52 +1,22 @@
 """What a run costs in Flower's own terms: the bytes of every object that its messages are deflated to.
 
-`PressGrid` counts the data of arrays; names, ids, headers and configuration, which Flower sends as well, are counted
-here, for stock runs and pressed ones alike. ::
+`PressGrid` counts them too; here they are counted for stock runs and pressed ones alike. ::
 
     strategy ─► PressGrid, or nothing ─► CountingGrid ─► Flower's grid
 """
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from flowerpress.federation.metrics import raw_bytes
+from flowerpress.federation.metrics import object_bytes, raw_bytes
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo
     from flwr.supercore.run import Run
-
-
-class Inflatable(Protocol):
-    """What every part of a message is to Flower, which keeps the class itself private."""
-
-    @property
-    def object_id(self) -> str:
-        """The digest of the deflated object."""
-
-    @property
-    def children(self) -> dict[str, Any] | None:
-        """The objects that this one refers to, by id."""
-
-    def deflate(self) -> bytes:
-        """Return the object, with the ids of its children."""
-
-
-def deflated(message: Inflatable) -> dict[str, bytes]:
-    """Return the objects that Flower sends for a message, children first; equal ones of a message are sent once."""
-    objects: dict[str, bytes] = {}
-
-    def add(i: str, part: Inflatable) -> None:
-        for child in (part.children or {}).items():
-            if child[0] not in objects:
-                add(*child)
-        objects[i] = part.deflate()
-
-    add(message.object_id, message)
-    return objects
 
 
 class CountingGrid(Grid):
@@ -55,9 +25,8 @@ class CountingGrid(Grid):
     Attributes
     ----------
     counts : Counter
-        ``{down,up}-object-bytes``: of all deflated objects; one that is sent to ten nodes counts ten times.
-        ``{down,up}-array-bytes``: of array data alone. ``{down,up}-memory-bytes``: of arrays as they lie in memory, if
-        they are plain ones; of a bundle it is the same as its data.
+        ``{down,up}-bytes``: of all Flower objects; one that is sent to ten nodes counts ten times.
+        ``{down,up}-raw-bytes``: of arrays as they lie in memory.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -103,12 +72,7 @@ class CountingGrid(Grid):
     def _counted(self, way: str, messages: Iterable[Message]) -> list[Message]:
         messages = list(messages)
         for message in messages:
-            self.counts[f"{way}-object-bytes"] += sum(map(len, deflated(message).values()))
+            self.counts[f"{way}-bytes"] += object_bytes(message)
             if message.has_content():
-                self.counts[f"{way}-array-bytes"] += _array_bytes(message.content)
-                self.counts[f"{way}-memory-bytes"] += raw_bytes(message.content)
+                self.counts[f"{way}-raw-bytes"] += raw_bytes(message.content)
         return messages
-
-
-def _array_bytes(content: RecordDict) -> int:
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())

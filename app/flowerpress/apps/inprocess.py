@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
@@ -23,7 +23,6 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity  # private, and Message asks it for the sender
 
 from flowerpress.apps.config import Config
-from flowerpress.apps.counting import Inflatable
 from flowerpress.apps.outcome import Outcome
 from flowerpress.errors import ConfigError
 from flowerpress.federation.store import FOLDER
@@ -121,18 +120,14 @@ class InProcessGrid(Grid):
         return arrived(reply)
 
 
-class _Kind(Protocol):
-    def inflate(self, object_content: bytes, children: dict[str, Inflatable]) -> Inflatable: ...
-
-
 def arrived(message: Message) -> Message:
     """Return what a peer gets: the message deflated to Flower's objects, and inflated from them."""
 
-    def copy(part: Inflatable) -> Inflatable:
+    def copy(part: Any) -> Any:  # noqa: ANN401 - the class of Flower's objects is private
         children = {i: copy(child) for i, child in (part.children or {}).items()}
-        return cast("_Kind", type(part)).inflate(part.deflate(), children)
+        return type(part).inflate(part.deflate(), children)
 
-    received = cast("Message", copy(cast("Inflatable", message)))
+    received: Message = copy(message)
     received.metadata.__dict__["_message_id"] = message.metadata.message_id
     return received
 

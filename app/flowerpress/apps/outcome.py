@@ -45,8 +45,8 @@ class Outcome:
         return cls(
             accuracy=[row["accuracy"] for row in rounds],
             loss=[row["loss"] for row in rounds],
-            down=list(accumulate(row["down-object-bytes"] for row in rounds)),
-            up=list(accumulate(row["up-object-bytes"] for row in rounds)),
+            down=list(accumulate(row["down-bytes"] for row in rounds)),
+            up=list(accumulate(row["up-bytes"] for row in rounds)),
             raw=list(accumulate(row["down-raw-bytes"] + row["up-raw-bytes"] for row in rounds)),
             seconds=summary["seconds"],
             coding_seconds=summary["encode-seconds"] + summary["decode-seconds"],

@@ -22,7 +22,6 @@ from flowerpress.federation.metrics import Exchange
 from flowerpress.wire import KEY, press
 
 _SUMS = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes", "encode-seconds", "decode-seconds", "failures")
-_OBJECTS = ("down-object-bytes", "up-object-bytes")
 
 
 class Results:
@@ -32,13 +31,13 @@ class Results:
     ----------
     config : Config
         Of the run.
-    exchanges : sequence of Exchange, optional
-        What `PressGrid` notes; None for stock Flower.
+    exchanges : sequence of Exchange
+        What `PressGrid` notes; empty for stock Flower.
     counts : Counter
-        What `CountingGrid` counts.
+        What `CountingGrid` counts in its place.
     """
 
-    def __init__(self, config: Config, exchanges: Sequence[Exchange] | None, counts: Counter[str]) -> None:
+    def __init__(self, config: Config, exchanges: Sequence[Exchange], counts: Counter[str]) -> None:
         self._folder = Path(config.output_dir) if config.output_dir else None
         if self._folder and not self._folder.is_absolute():
             raise ConfigError(f"run config: expected output-dir to be an absolute path, found {config.output_dir!r}")
@@ -50,11 +49,10 @@ class Results:
 
     def add_round(self, server_round: int, loss: float, accuracy: float) -> None:
         """Add a round, of which 0 is the initial model."""
-        exchanges = self._exchanges or []
-        rows = [exchange.row() for exchange in exchanges[self._seen :]]
-        self._seen = len(exchanges)
+        rows = [exchange.row() for exchange in self._exchanges[self._seen :]]
+        self._seen = len(self._exchanges)
         row = {"round": server_round, "accuracy": accuracy, "loss": loss, "seconds": self._seconds()}
-        self._append({**row, **totals(rows), **self._traffic(), "exchanges": rows})
+        self._append({**row, **totals(rows), **self._counted_now(), "exchanges": rows})
 
     def finish(self, model: ArrayRecord) -> None:
         """Write the model and the summary."""
@@ -70,20 +68,15 @@ class Results:
             "loss": rounds[-1]["loss"],
             "seconds": self._seconds(),
             **totals(rounds),
-            **{name: sum(row[name] for row in rounds) for name in _OBJECTS},
             "config": vars(self._config),
         }
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
-    def _traffic(self) -> dict[str, int]:
-        """Return what the grid counted since the last round."""
+    def _counted_now(self) -> dict[str, int]:
+        """Return what was counted since the last round; nothing where exchanges say it."""
         new = self._counts - self._counted
         self._counted = Counter(self._counts)
-        found = {name: new[name] for name in _OBJECTS}
-        if self._exchanges is None:
-            for way in ("down", "up"):
-                found |= {f"{way}-bytes": new[f"{way}-array-bytes"], f"{way}-raw-bytes": new[f"{way}-memory-bytes"]}
-        return found
+        return dict(new)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started

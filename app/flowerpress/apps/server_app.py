@@ -27,8 +27,8 @@ def main(grid: Grid, context: Context) -> None:
 
     config = Config.read(context.run_config)
     random.seed(config.seed)  # Flower samples nodes with it
-    counting = CountingGrid(OrderedGrid(grid, config.seed) if _order_matters(config) else grid)
-    press_grid = _pressed(counting, config) if config.codec else None
+    grid = OrderedGrid(grid, config.seed) if _order_matters(config) else grid
+    press_grid, counting = _pressed(grid, config) if config.codec else None, CountingGrid(grid)
     images = test_images(config.dataset, config.seed, config.image_size)
     model = model_for(config.model, images, config.seed)
     initial = ArrayRecord(model.state_dict())
@@ -36,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
         press_grid.seed(initial)
     elif press_grid and config.first != WHOLE:
         initial = press_grid.define(initial, config.first)
-    results = Results(config, press_grid.exchanges if press_grid else None, counting.counts)
+    results = Results(config, press_grid.exchanges if press_grid else [], counting.counts)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         model.load_state_dict(arrays.to_torch_state_dict())

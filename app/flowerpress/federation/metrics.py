@@ -155,12 +155,14 @@ def arrays_of(content: RecordDict) -> list[Array]:
 
 
 def object_bytes(thing: Message | RecordDict) -> int:
-    """Return the bytes of a message, or of its content: of all Flower objects that it is made of, as they travel."""
-    waiting, total = list[Any]([thing]), 0
+    """Return the bytes of a message, or of its content: of all Flower objects that it is made of, equal ones once."""
+    waiting, seen, total = list[Any]([thing]), set[str](), 0
     while waiting:
         found = waiting.pop()
         total += len(found.deflate())
-        waiting += (found.children or {}).values()
+        children = {i: child for i, child in (found.children or {}).items() if i not in seen}
+        seen |= children.keys()
+        waiting += children.values()
     return total
 
 
