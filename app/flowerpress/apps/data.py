@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _FEATURES = "features"  # the column of a table's rows
+_LEAST = 10  # samples of a client, where there are as many
 _TEST_SHARE = 5  # one image in five is for the server, where the data set has no test split
 
 
@@ -85,23 +86,43 @@ def client_images(partitioning: Partitioning, part: int) -> Images:
 
 @lru_cache(maxsize=4)
 def _partitioner(partitioning: Partitioning) -> Any:  # noqa: ANN401 - flwr-datasets has no types
-    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner
+    from flwr_datasets.partitioner import IidPartitioner
 
     train, _ = _load(partitioning.dataset, partitioning.seed)
+    train = train.shuffle(seed=partitioning.seed)
     if partitioning.partitioner == "iid":
         dealer = IidPartitioner(num_partitions=partitioning.parts)
-    elif partitioning.partitioner == "dirichlet":
+        dealer.dataset = train
+        return dealer
+    if partitioning.partitioner == "dirichlet":
+        return _dirichlet(train, partitioning)
+    raise ConfigError(f"data: expected the partitioner 'dirichlet' or 'iid', found {partitioning.partitioner!r}")
+
+
+def _dirichlet(train: "Dataset", partitioning: Partitioning) -> Any:  # noqa: ANN401
+    """Return what deals the data out unevenly: at least ten samples each, or fewer if that comes out too rarely."""
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    least = min(_LEAST, len(train) // (2 * partitioning.parts))
+    while least:
         dealer = DirichletPartitioner(
             num_partitions=partitioning.parts,
             partition_by=_columns(train)[1],
             alpha=partitioning.alpha,
-            min_partition_size=min(10, len(train) // (2 * partitioning.parts)),
+            min_partition_size=least,
             seed=partitioning.seed,
         )
-    else:
-        raise ConfigError(f"data: expected the partitioner 'dirichlet' or 'iid', found {partitioning.partitioner!r}")
-    dealer.dataset = train.shuffle(seed=partitioning.seed)
-    return dealer
+        dealer.dataset = train
+        try:
+            dealer.load_partition(0)
+        except ValueError:  # after ten draws
+            least //= 2
+        else:
+            return dealer
+    raise ConfigError(
+        f"data: cannot deal {len(train)} samples to {partitioning.parts} clients with alpha {partitioning.alpha:g}: one "
+        "has none each time; take fewer clients, or a larger alpha"
+    )
 
 
 @lru_cache(maxsize=2)
