@@ -120,8 +120,8 @@ def _dirichlet(train: "Dataset", partitioning: Partitioning) -> Any:  # noqa: AN
         else:
             return dealer
     raise ConfigError(
-        f"data: cannot deal {len(train)} samples to {partitioning.parts} clients with alpha {partitioning.alpha:g}: one "
-        "has none each time; take fewer clients, or a larger alpha"
+        f"data: cannot deal {len(train)} samples to {partitioning.parts} clients with alpha {partitioning.alpha:g}: "
+        "one of them has none each time; take fewer clients, or a larger alpha"
     )
 
 
