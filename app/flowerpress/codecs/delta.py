@@ -6,15 +6,14 @@ Adding it back is one rounding, so the pair is not exact: for exactness there is
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import ml_dtypes
 import numpy as np
 
 from flowerpress.codecs import both
 from flowerpress.codecs.base import ArrayToArray, Spec, base_of, bounds, check_base, check_float
 from flowerpress.codecs.both import Both
-from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, numpy_dtype
+from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, numpy_dtype, smallest
 from flowerpress.errors import ConfigError
 
 _MOST = 4096  # octaves, more than any float has
@@ -72,12 +71,11 @@ class Delta(ArrayToArray):
 
     def decode(self, y: Host, spec: Spec) -> Host:
         y, base = y.reshape(-1), cast(base_of(spec, y), str(y.dtype)).reshape(-1)
-        dtype = numpy_dtype(spec.dtype)
         with np.errstate(all="ignore"):
             x = base + y
             for part in self._positive(spec, base):
-                x[part] = np.maximum(base[part] * _ratio(y[part]), _smallest(dtype))
-            return x.reshape(spec.shape).astype(dtype, copy=False)
+                x[part] = np.maximum(base[part] * _ratio(y[part]), smallest(spec.dtype))
+            return x.reshape(spec.shape).astype(numpy_dtype(spec.dtype), copy=False)
 
     def _positive(self, spec: Spec, base: Both) -> Iterator[slice]:
         """Return where the arrays lie whose references are positive throughout."""
@@ -97,8 +95,3 @@ def _ratio(octaves: Host) -> Host:
     octaves = octaves.clip(-_MOST, _MOST)
     whole = np.floor(octaves)
     return np.asarray(np.ldexp(1 + (octaves - whole), whole.astype(np.int32)))
-
-
-def _smallest(dtype: "np.dtype[Any]") -> float:
-    """Return the smallest number above 0 of a float type."""
-    return float(ml_dtypes.finfo(dtype).smallest_subnormal)  # type: ignore[no-untyped-call]
