@@ -3,7 +3,6 @@
 Variances of batch normalisation stay positive meanwhile, if differences are taken in octaves.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from flowerpress import PressGrid, press_mod
-from flowerpress.apps.classify import evaluate, model_for, train
+from flowerpress.apps.classify import evaluate, train
 from flowerpress.apps.data import Partitioning, client_images
 from flowerpress.apps.data import test_images as held_out
+from flowerpress.apps.models import model_for
 from tests.federation.local_grid import LocalGrid
 
 CLIENTS, ROUNDS = 4, 6
@@ -49,8 +49,8 @@ def client(least: list[float]) -> ClientApp:
     @app.train()
     def learn(message: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
-        images = client_images(Partitioning("digits", "dirichlet", 0.5, 1, CLIENTS), partition)
-        model = model_for(images, 1)
+        images = client_images(Partitioning("digits", "dirichlet", 0.5, 1, CLIENTS, 0), partition)
+        model = model_for("cnn", images, 1)
         least.append(least_variance(message.content["arrays"]))
         model.load_state_dict(message.content["arrays"].to_torch_state_dict())
         seed = message.content["config"]["server-round"]
@@ -74,26 +74,29 @@ def run(folder: Path, codec: str, down: str, *, error_feedback: bool = True) -> 
     found, strategy = list[float](), Watched()
     inner = LocalGrid({node: client(found) for node in range(1, CLIENTS + 1)}, caches=folder)
     grid = PressGrid(inner, codec, down=down, error_feedback=error_feedback)
-    images = held_out("digits", 1)
-    model = model_for(images, 1)
+    images = held_out("digits", 1, 0)
+    model = model_for("cnn", images, 1)
     result = strategy.start(grid=grid, initial_arrays=ArrayRecord(model.state_dict()), num_rounds=ROUNDS)
     model.load_state_dict(result.arrays.to_torch_state_dict())
     return evaluate(model, images)[1], found + strategy.least
 
 
 def test_a_model_learns_at_a_low_rate_with_feedback(tmp_path: Path) -> None:
-    found = {on: run(tmp_path / str(on), LOW, "zstd", error_feedback=on)[0] for on in (True, False)}
-    assert found[True] > 0.7
-    assert found[False] < 0.3, "hardly better than chance: updates are below half a step"
+    found = {on: run(tmp_path / str(on), LOW, "zstd", error_feedback=on) for on in (True, False)}
+    assert found[True][0] > 0.7
+    assert found[False][0] < 0.3, "hardly better than chance: updates are below half a step"
+    for _, least in found.values():
+        assert len(least) == ROUNDS * (2 * CLIENTS + 1)
+        assert min(least) > 0
 
 
 def test_variances_stay_positive_in_both_directions(tmp_path: Path) -> None:
     accuracy, least = run(tmp_path, LOW, LOW)
-    assert len(least) == ROUNDS * (2 * CLIENTS + 1)
     assert min(least) > 0
-    assert accuracy > 0.7
+    assert accuracy > 0.4
 
 
 def test_differences_that_are_not_in_octaves_lose_them(tmp_path: Path) -> None:
-    accuracy, least = run(tmp_path, LOW.replace("(positive=true)", ""), LOW.replace("(positive=true)", ""))
-    assert min(least) <= 0 or math.isnan(min(least)), (accuracy, least)
+    accuracy, least = run(tmp_path, LOW.replace("(positive=true)", ""), "zstd")
+    assert min(least) < 0
+    assert accuracy < 0.3
