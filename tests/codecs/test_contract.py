@@ -54,6 +54,12 @@ class TestDelta(Contract):
     reference = True
 
 
+class TestDeltaPositive(Contract):
+    text = "delta(positive=true) | zstd"
+    bound = 1e-4
+    reference = True
+
+
 class TestDeltaZfp(Contract):
     text = "delta | zfp(tolerance=0.01)"
     bound = 0.0101
@@ -105,6 +111,12 @@ class TestIntDeltaBitPack(Contract):
 class TestDeltaQuantize(Contract):
     text = "delta | quantize(step=0.01) | entropy"
     bound = 0.0055
+    reference = True
+
+
+class TestDeltaPositiveQuantize(Contract):
+    text = "delta(positive=true) | quantize(step=0.01) | entropy"
+    bound = 0.4  # one percent of an array that is positive throughout
     reference = True
 
 

@@ -30,6 +30,7 @@ DIFFERENCES = (
     "delta | zfp(tolerance=0.01)",
     "delta | zstd",
     "delta | quantize(step=0.01) | entropy",
+    "delta(positive=true) | quantize(step=0.01) | entropy",
     "delta | sparse(above=0.05) | nonzero",
     "intdelta | entropy",
 )

@@ -40,6 +40,9 @@ class Budget(Plan):
         Bytes.
     ratio : float, optional
         Bytes in memory over bytes of the bundle, at least.
+    least : int
+        Bytes that the bundle may take in any case, with ``bits`` or ``ratio``: a small record is little more than the
+        names of its arrays.
     error : float, optional
         L2 norm of the error over the L2 norm of what is coded (after ``delta``: of the difference), at most.
     pipelines : tuple of Pipeline
@@ -52,6 +55,7 @@ class Budget(Plan):
     bytes: int | None = None
     ratio: float | None = None
     error: float | None = None
+    least: int = 0
     name: ClassVar[str] = "budget"
 
     def __post_init__(self) -> None:
@@ -62,6 +66,10 @@ class Budget(Plan):
         for name, value in given.items():
             if not (is_number(value) and isfinite(value) and value > 0):
                 raise ConfigError(f"budget: expected {name} above 0, found {value!r}")
+        if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 0:
+            raise ConfigError(f"budget: expected least of 0 bytes or more, found {self.least!r}")
+        if self.least and (self.bytes or self.error):
+            raise ConfigError("budget: least goes with bits or ratio")
         if len(self.pipelines) != 1 or not self.pipelines[0].settled or self._with(0.5) == self._with(0.25):
             raise ConfigError(f"budget: expected one pipeline with a step, found {', '.join(map(str, self.pipelines))}")
 
@@ -96,7 +104,8 @@ class Budget(Plan):
     def _bytes(self, record: Record) -> float:
         if self.bytes is not None:
             return self.bytes
-        return record.size * self.bits / 8 if self.bits is not None else record.raw_bytes / (self.ratio or 1)
+        wanted = record.size * self.bits / 8 if self.bits is not None else record.raw_bytes / (self.ratio or 1)
+        return max(wanted, self.least)
 
 
 def _has_step(stage: Codec) -> bool:

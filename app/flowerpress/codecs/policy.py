@@ -55,14 +55,16 @@ class Policy:
             raise ConfigError(f"policy {str(self)!r}: expected a last rule '* = pipeline' for all other arrays")
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, named: Callable[[str], str] = up) -> Self:
         """Return the policy that ``text`` describes; a pipeline alone, or the name of one, is a policy of one rule.
+
+        ``named`` gives the pipelines behind recommended names, by default those of replies.
 
         Raises ConfigError for a rule that is not ``glob[:dtype] = pipeline``, and as `text.parse` does.
         """
         if not _is_policy(text):
-            return cls((Rule("*", "*", parse(up(text))),))
-        return cls(tuple(_rule(part) for part in text.split(";") if part.strip()))
+            return cls((Rule("*", "*", parse(named(text))),))
+        return cls(tuple(_rule(part, named) for part in text.split(";") if part.strip()))
 
     def __call__(self, spec: Spec) -> Pipeline:
         pipeline = next(rule.pipeline for rule in self.rules if rule.matches(spec))
@@ -102,9 +104,9 @@ def _is_policy(text: str) -> bool:
     return "=" in text.split("(", 1)[0] or ";" in text
 
 
-def _rule(text: str) -> Rule:
+def _rule(text: str, named: Callable[[str], str]) -> Rule:
     left, equals, right = text.partition("=")
     if not equals:
         raise ConfigError(f"policy: expected 'glob[:dtype] = pipeline' between semicolons, found {text.strip()!r}")
     key, colon, dtype = left.strip().rpartition(":")
-    return Rule(key if colon else dtype, dtype if colon else "*", parse(up(right)))
+    return Rule(key if colon else dtype, dtype if colon else "*", parse(named(right)))

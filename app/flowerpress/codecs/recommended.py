@@ -1,11 +1,11 @@
 """Pipelines with a name: what to use if there is no reason for anything else.
 
-========  ==================================================================================================
+========  =============================================================================================================
 lossless  every bit arrives
-safe      no value errs by more than 1% of the range in which its array changed
+safe      no value errs by more than 1% of the range in which its array changed; in octaves where it is positive
 small     0.1 bit per parameter: the accuracy of float32 in a whole run, with error feedback on the uplink
-tiny      half of that, where half a point of accuracy may be lost on the way
-========  ==================================================================================================
+tiny      half of that, where half a point of accuracy may be lost on the way; a kilobyte is never too much
+========  =============================================================================================================
 
 All are relative to the update itself, so that nothing has to be tuned; `tests/benchmarks/bench_federation.py` measures
 what they trade. The names stand wherever the text of a pipeline does.
@@ -23,8 +23,9 @@ class Recommended:
 
 
 def _best(bits: float) -> str:
-    """Return the better of one step for all arrays and of low rank, at so many bits per parameter."""
-    return f"delta(positive=true) | best(budget(bits={bits}), budget(lowrank | entropy, bits={bits}))"
+    """Return the better of one step for all arrays and of low rank, at so many bits per parameter, or a kilobyte."""
+    budget = f"bits={bits}, least=1000"
+    return f"delta(positive=true) | best(budget({budget}), budget(lowrank | entropy, {budget}))"
 
 
 _LOSSLESS = "intdelta | zstd"

@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context
 
 from flowerpress.chunks.bundle import Bundle
-from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, dtype_name, is_float, to_host
+from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, dtype_name, is_float, smallest, to_host
 from flowerpress.codecs.feedback import with_residual
 from flowerpress.federation.protocol import RECORD, Offer, records_of, same_server
 from flowerpress.federation.residuals import Residuals
@@ -87,12 +87,15 @@ def _fitting(residual: Bundle, values: Mapping[str, ArrayLike]) -> Iterable[tupl
     for key in residual:
         x, left = values.get(key), residual[key]
         if x is not None and is_float(dtype_name(x)) and tuple(x.shape) == left.shape and all_finite(left):
-            yield key, _tame(left, with_residual(to_host(x), None))
+            yield key, _tame(left, to_host(x))
 
 
 def _tame(left: Host, x: Host) -> Host:
     """Return a residual with which values that are positive throughout, such as variances, keep half of themselves."""
-    return np.maximum(left, x * -0.5) if x.size and (x > 0).all() else left
+    if not (x.size and (x > 0).all()):
+        return left
+    wide = with_residual(x, None)
+    return np.maximum(left, np.maximum(wide * -0.5, smallest(dtype_name(x)) - wide))
 
 
 def _difference(x: ArrayLike, y: Host) -> Host:

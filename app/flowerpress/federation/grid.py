@@ -35,7 +35,7 @@ from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
 from flowerpress.federation.verdicts import Verdicts
-from flowerpress.records import CodecLike, LatentRecord
+from flowerpress.records import CodecLike
 
 if TYPE_CHECKING:
     from flwr.proto.node_pb2 import NodeInfo
@@ -157,9 +157,10 @@ class PressGrid(Grid):
         """Return a model as nodes that hold nothing will decode it: start from that, and it is what they are sent.
 
         A model of random numbers is as good a start with 4 bits per value as with 32, in an eighth of the bytes; for
-        a pretrained one take 8 bits, or `seed`. Nodes that come later get this model and the difference to it.
+        a pretrained one take 8 bits, or `seed`. Nodes that come later get this model and the difference to it. Arrays
+        that are positive throughout, as variances are, and would not be with this codec, are kept exactly.
         """
-        return LatentRecord.of(self._ledger.define(record, codec), "raw")
+        return self._ledger.define(record, codec)
 
     def held(self, node: int, name: str = "arrays") -> str:
         """Return the digest of what a node holds under the name of a record, as far as is known, or ""."""
@@ -364,7 +365,7 @@ class PressGrid(Grid):
 
 def _down(codec: CodecLike) -> Callable[[Spec], Pipeline]:
     """Return what chooses the pipelines of messages to clients."""
-    return as_policy(recommended.down(codec) if isinstance(codec, str) else codec)
+    return Policy.parse(codec, recommended.down) if isinstance(codec, str) else as_policy(codec)
 
 
 def _lose(sent: Sent, exchange: Exchange, reason: str) -> None:

@@ -18,13 +18,14 @@ from flwr.app import ArrayRecord
 
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.codecs.base import Spec
-from flowerpress.codecs.dtypes import ArrayLike
+from flowerpress.codecs.dtypes import ArrayLike, dtype_name, is_float
+from flowerpress.codecs.policy import as_policy, lossless_for
 from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.federation.metrics import distortion
 from flowerpress.federation.protocol import Step
 from flowerpress.federation.store import SEED, Store, digest_of
-from flowerpress.records import CodecLike
-from flowerpress.wire import FIRST, KEY, beside, bundle_bytes, press, values_of
+from flowerpress.records import CodecLike, LatentRecord
+from flowerpress.wire import FIRST, KEY, beside, bundle_bytes, opened, press, unpress, values_of
 
 MOST_ENCODES = 64  # of differences to one model; the nodes beyond them get it whole
 _ORDER = "intdelta | zstd"  # of arrays that a node holds in another order: nothing but names is left
@@ -46,8 +47,8 @@ class Sending:
 
     @property
     def start(self) -> str:
-        """Digest of what it was coded against; "" for nothing."""
-        return self.step.start if self.step else ""
+        """Digest of what nodes must hold to read it; "" for nothing, or if they are sent that as well."""
+        return self.step.start if self.step and FIRST not in self.wire else ""
 
     @property
     def to(self) -> str:
@@ -93,14 +94,18 @@ class Ledger:
         self._store.add(digest, values, self._run)
         return digest
 
-    def define(self, record: ArrayRecord, codec: CodecLike) -> Bundle:
-        """Send nodes that hold nothing this record, coded like that, and differences to it; return what they decode."""
-        wire = press(record, codec)
-        arrays = Bundle(bundle_bytes(wire) or b"").read_all()
+    def define(self, record: ArrayRecord, codec: CodecLike) -> LatentRecord:
+        """Send nodes that hold nothing this record, coded like that, and differences to it; return what they decode.
+
+        Raises ConfigError for a record without arrays, or a codec that does not decode to the same bits everywhere.
+        """
+        wire = press(record, _for_positive(record, codec))
+        if (data := bundle_bytes(wire)) is None:
+            raise ConfigError("PressGrid.define: expected a record with arrays, found none")
+        arrays = _reproducible(Bundle(data)).read_all()
         digest = digest_of(arrays)
-        bundle = self._store.add(digest, arrays, self._run)
-        self._first[digest] = wire, bundle
-        return bundle
+        self._first[digest] = wire, self._store.add(digest, arrays, self._run)
+        return opened(wire, self._first[digest][1], "raw")
 
     def settle(self) -> None:
         """Let go of references that no node holds; nothing is on its way any longer."""
@@ -130,15 +135,21 @@ class Ledger:
     def _sendings(self, name: str, record: ArrayRecord, digest: str, starts: Iterable[str]) -> dict[str, Sending]:
         """Return what leads from each of several references to the record with this digest.
 
-        If two differences come out alike, the codec takes no notice of references, and the first is for everybody.
+        If two encodings, against two references, come out alike, the codec takes no notice of them, and the first is
+        for everybody.
         """
-        sendings, encoded = dict[str, Sending](), list[Sending]()
+        sendings, encoded = (
+            dict[str, Sending](),
+            dict[str, Sending](),
+        )  # by what it is for, by what it was coded against
         for start in sorted(starts):
-            if len(encoded) > 1 and _same_for_all(*encoded[:2]) and not self._leads(start, digest):
-                sendings[start] = replace(encoded[0], step=Step("", encoded[0].to))
+            one, other, *_ = [*encoded.values(), None, None]
+            if one and other and _same_for_all(one, other) and not self._leads(start, digest):
+                sendings[start] = replace(one, step=Step("", one.to))
                 continue
             sendings[start] = sending = self._sending(name, record, digest, start)
-            encoded += [sending] if sending.start != sending.to else []
+            if FIRST not in sending.wire and sending.start != sending.to:
+                encoded.setdefault(sending.start, sending)
         return sendings
 
     def _leads(self, start: str, digest: str) -> bool:
@@ -186,6 +197,8 @@ class Ledger:
         sending = Sending(beside(record), Step(start, start), bundle)
         if start != digest:
             sending = self._encoded(record, digest, start, bundle)
+            if _needs_no_reference(sending):
+                return replace(sending, step=Step("", sending.to))
         sending.wire[FIRST] = first[KEY]
         return sending
 
@@ -193,9 +206,7 @@ class Ledger:
         """Encode a record, and store what nodes will decode it to."""
         model = values_of(record)
         wire = press(record, _ORDER if _reordered(base, model, digest) else self._codec, bases=base)
-        bundle = Bundle(bundle_bytes(wire) or b"", bases=base)
-        if strange := [pipeline for pipeline in bundle.layout.pipelines if not pipeline.reproducible]:
-            raise ConfigError(f"PressGrid: {strange[0]} may decode to other bits on a client; send it with another")
+        bundle = _reproducible(Bundle(bundle_bytes(wire) or b"", bases=base))
         if all(map(bundle.exact, bundle)):
             return Sending(wire, Step(start, digest), self._store.add(digest, model, self._run))
         arrays = bundle.read_all()
@@ -207,13 +218,38 @@ class Ledger:
 
 def _same_for_all(one: Sending, other: Sending) -> bool:
     """Tell whether two encodings show that the codec takes no notice of references."""
-    if one.wire != other.wire:
-        return False
+    return one.wire == other.wire and _needs_no_reference(one)
+
+
+def _needs_no_reference(sending: Sending) -> bool:
+    """Tell whether a record can be decoded without what it was coded against."""
     try:
-        layout = Bundle(bundle_bytes(one.wire) or b"").layout
+        layout = Bundle(bundle_bytes(sending.wire) or b"").layout
     except ChunkError:  # it names its arrays by the references'
         return False
     return not any(layout.pipelines[chunk.pipeline].refuses(layout.elements(chunk)) for chunk in layout.chunks)
+
+
+def _reproducible(bundle: Bundle) -> Bundle:
+    """Return a bundle that decodes to the same bits everywhere; ConfigError if it may not."""
+    if strange := [pipeline for pipeline in bundle.layout.pipelines if not pipeline.reproducible]:
+        raise ConfigError(f"PressGrid: {strange[0]} may decode to other bits on a client; send it with another")
+    return bundle
+
+
+def _for_positive(record: ArrayRecord, codec: CodecLike) -> CodecLike:
+    """Return a codec that keeps the arrays exactly that are positive throughout, as variances are, but not with this.
+
+    A variance of 0 would be there for good: later differences are taken to it.
+    """
+    decoded = unpress(press(record, codec))
+    lost = {
+        key
+        for key, x in values_of(record).items()
+        if is_float(dtype_name(x)) and bool((x > 0).all()) and not bool((decoded[key].numpy() > 0).all())
+    }
+    policy = as_policy(codec)
+    return (lambda spec: lossless_for(spec) if spec.key in lost else policy(spec)) if lost else codec
 
 
 def _reordered(base: Bundle | None, model: Mapping[str, ArrayLike], digest: str) -> bool:

@@ -73,7 +73,8 @@ def _follow(step: Step, record: ArrayRecord, store: Store, holder: str, initial:
     """Return what a step leads to."""
     if kept := store.get(step.to):
         return kept
-    base = _base(step.start, bundle_bytes(record, FIRST), store, holder, initial) if step.start else None
+    first = bundle_bytes(record, FIRST)
+    base = _base(step.start, first, store, holder, initial) if step.start else None
     if base is not None and step.start == step.to:
         return base
     data = bundle_bytes(record)
@@ -83,7 +84,7 @@ def _follow(step: Step, record: ArrayRecord, store: Store, holder: str, initial:
     bundle.verify()
     arrays = bundle.read_all()
     if (found := digest_of(arrays)) != step.to:
-        kind = NeedWhole if step.start else ChunkError
+        kind = NeedWhole if step.start and first is None else ChunkError
         raise kind(f"expected arrays with the digest {step.to}, found {found}")
     return store.add(found, arrays, holder)
 
@@ -92,10 +93,12 @@ def _base(digest: str, first: bytes | None, store: Store, holder: str, initial: 
     """Return the reference with this digest; the model that the app starts from is sent, or made when it is needed."""
     if found := store.get(digest):
         return found
-    values = Bundle(first).read_all() if first else values_of(initial())
-    if not values or digest_of(values) != digest:
+    values = values_of(initial()) if first is None else Bundle(first).read_all()
+    if values and (made := digest_of(values)) == digest:
+        return store.add(digest, values, holder)
+    if first is None:
         raise NeedWhole(f"this node does not hold the reference {digest}")
-    return store.add(digest, values, holder)
+    raise ChunkError(f"message: expected a first model with the digest {digest}, found {made if values else 'nothing'}")
 
 
 def _remember(context: Context, holds: Mapping[str, str]) -> None:
