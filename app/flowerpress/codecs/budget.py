@@ -124,7 +124,7 @@ class _Sample:
             largest = max(largest, float(x.max()), -float(x.min()))
         self.most = largest or 1.0  # the unit of what follows: squares of extreme values overflow
         self.shapes = [x.shape for x in samples]
-        magnitudes: list[Host] = [(np.abs(x) / self.most).astype(np.float32).ravel() for x in samples]
+        magnitudes: list[Host] = [(np.abs(x) / np.float64(self.most)).astype(np.float32).ravel() for x in samples]
         self.flat = np.concatenate([np.zeros(0, np.float32), *magnitudes])
         self.bounds = list(bounds(self.shapes))
         self.starts = [start for start, _ in self.bounds]
