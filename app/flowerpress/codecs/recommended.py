@@ -3,7 +3,7 @@
 ========  =============================================================================================================
 lossless  every bit arrives
 safe      no value errs by more than 1% of the range in which its array changed; in octaves where it is positive
-small     0.085 bit per parameter: the accuracy of float32 in a whole run, with error feedback on the uplink
+small     0.08 bit per parameter: the accuracy of float32 in a whole run, with error feedback on the uplink
 tiny      0.05 bit, where half a point of accuracy may be lost on the way; a kilobyte is never too much
 ========  =============================================================================================================
 
@@ -33,7 +33,7 @@ _SAFE = "delta(positive=true) | quantize(relative=0.01) | entropy"
 RECOMMENDED = {
     "lossless": Recommended(_LOSSLESS, _LOSSLESS),
     "safe": Recommended(_SAFE, _SAFE),
-    "small": Recommended(_best(0.085), _best(0.085)),
+    "small": Recommended(_best(0.08), _best(0.08)),
     "tiny": Recommended(_best(0.05), _best(0.05)),
 }
 
