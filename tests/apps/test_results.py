@@ -25,8 +25,8 @@ def exchange(error: str = "") -> Exchange:
     node = NodeMetrics(
         7,
         Mark(0, raw_bytes=4000, encode_seconds=0.5, decode_seconds=0.25),
-        1000,
-        4000,
+        down_bytes=1000,
+        down_raw_bytes=4000,
         up_bytes=0 if error else 500,
         error=error,
     )
