@@ -288,7 +288,7 @@ def test_codecs_that_must_see_an_array_whole() -> None:
     from flowerpress.chunks.parts import divide
 
     whole, spec = (
-        type("P", (), {"elementwise": False, "__str__": lambda self: "whole"})(),
+        type("P", (), {"elementwise": False, "joinable": False, "__str__": lambda self: "whole"})(),
         Spec("x", "float32", (3000, 1000)),
     )
     (part,) = divide([(0, spec, whole)])
