@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, Message
 from flowerpress import PressGrid, press_mod
 from tests.benchmarks.data import repeatable
 from tests.benchmarks.noisy import scratch
-from tests.benchmarks.text import CLIENTS, LAST, ROUNDS, TUNINGS, Task, client, initial, serve
+from tests.benchmarks.text import CLIENTS, LAST, ROUNDS, TUNINGS, Task, client, serve
 from tests.benchmarks.timing import console, table
 from tests.federation.local_grid import LocalGrid
 
@@ -114,7 +114,7 @@ def measure(run: Run, task: Task) -> Found:
 
     The clients share the store of references with the server, as on any one machine.
     """
-    model, started = ArrayRecord(initial()), time.perf_counter()
+    model, started = ArrayRecord(task.start), time.perf_counter()
     with scratch(), repeatable(threads=1):
         app = client(task, [press_mod] if run.codec else [])
         wire = Wire(dict.fromkeys(range(1, CLIENTS + 1), app))
@@ -136,11 +136,14 @@ def main() -> None:
     optimizers = [word for word in words if word in TUNINGS] or list(TUNINGS)
     names = tuple(word for word in words if not word.isdigit() and word not in TUNINGS) or ("",)
     runs = [run for run in RUNS if run.name.startswith(names)]
-    raw = sum(x.nbytes for x in initial().values())
     for optimizer in optimizers:
         for seed in seeds:
-            task = Task.of(optimizer, seed)
-            shown = table(f"{optimizer}, seed {seed}: {ROUNDS} rounds, {CLIENTS} clients", *COLUMNS)
+            with repeatable(threads=1):
+                task = Task.of(optimizer, seed)
+                before = task.tuning.accuracy(task.start, task.test)
+            raw = sum(x.nbytes for x in task.start.values())
+            title = f"{optimizer}, seed {seed}: {ROUNDS} rounds, {CLIENTS} clients; {before:.2%} before"
+            shown = table(title, *COLUMNS)
             for run in runs:
                 cells = [run.name, *measure(run, task).row(raw)]
                 console.print(" | ".join([optimizer, str(seed), *cells]), markup=False, highlight=False)
