@@ -89,7 +89,7 @@ RUNS = (
     Run("delta | quantize(bits=4) | entropy"),
     Run("delta | quantize(bits=4) | entropy", whole),
     Run("delta | budget(bits=0.1)"),
-    *(Run(best(bits)) for bits in (0.1, 0.05, 0.02, 0.005)),
+    *(Run(best(bits)) for bits in (0.3, 0.1, 0.02)),
 )
 
 
@@ -146,7 +146,7 @@ def main() -> None:
             shown = table(title, *COLUMNS)
             for run in runs:
                 cells = [run.name, *measure(run, task).row(raw)]
-                console.print(" | ".join([optimizer, str(seed), *cells]), markup=False, highlight=False)
+                console.print(*cells, sep=" | ", markup=False, highlight=False, soft_wrap=True)
                 shown.add_row(*cells)
             console.print(shown)
 
