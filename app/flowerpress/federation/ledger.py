@@ -138,10 +138,8 @@ class Ledger:
         If two encodings, against two references, come out alike, the codec takes no notice of them, and the first is
         for everybody.
         """
-        sendings, encoded = (
-            dict[str, Sending](),
-            dict[str, Sending](),
-        )  # by what it is for, by what it was coded against
+        sendings = dict[str, Sending]()  # by what they are for
+        encoded = dict[str, Sending]()  # by what they were coded against
         for start in sorted(starts):
             one, other, *_ = [*encoded.values(), None, None]
             if one and other and _same_for_all(one, other) and not self._leads(start, digest):
