@@ -23,7 +23,7 @@ from typing import Any
 import matplotlib
 
 from flowerpress.apps import contrast, inprocess
-from flowerpress.apps.compare import Comparison
+from flowerpress.apps.compare import Comparison, simulated
 from flowerpress.apps.outcome import Outcome
 from flowerpress.apps.runconfig import defaults
 
@@ -113,6 +113,21 @@ def main() -> None:
             print(f"{name}: seed {seed}, {contender}", file=sys.stderr)
     for name in names:
         report(name)
+        through_the_engine(name)
+
+
+def through_the_engine(name: str) -> None:
+    """Make the first run of ours again in Flower's simulation engine: it has to take as many bytes."""
+    task, folder = TASKS[name], KEPT / f"engine-{name}"
+    config = config_of(name, OURS, task.seeds[0])
+    if not (folder / "summary.json").exists():
+        simulated(ROOT, defaults(ROOT), task.clients)(config, folder)
+    there, here = Outcome.of(folder), kept(config, task.clients)
+    sent, expected = (run.down[-1] + run.up[-1] for run in (there, here))
+    print(
+        f"\nin Flower's simulation engine, seed {task.seeds[0]}: accuracy {there.accuracy[-1]:.2%} (in process "
+        f"{here.accuracy[-1]:.2%}), {sent:,} bytes ({expected:,}; ids and times differ in length)"
+    )
 
 
 def outcome_of(job: tuple[str, str, int]) -> tuple[str, str, int]:
@@ -139,13 +154,17 @@ def path_of(config: Mapping[str, Any], clients: int) -> Path:
     return KEPT / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
+def kept(config: Mapping[str, Any], clients: int) -> Outcome:
+    """Return what came of a run that was made."""
+    return Outcome(**json.loads(path_of(config, clients).read_text())["outcome"])
+
+
 def report(name: str) -> None:
     """Print a task's table and whether its bars are met; draw its plot."""
     task, outcomes = TASKS[name], dict[str, list[Outcome]]()
     for contenders, seeds in ((task.contenders, task.seeds), (task.others, FEW)):
         for contender in contenders:
-            paths = [path_of(config_of(name, contender, seed), task.clients) for seed in seeds]
-            outcomes[contender] = [Outcome(**json.loads(path.read_text())["outcome"]) for path in paths]
+            outcomes[contender] = [kept(config_of(name, contender, seed), task.clients) for seed in seeds]
     config = {**defaults(ROOT), **task.config}
     comparison = Comparison(list(outcomes), list(task.seeds), task.clients, "in process", config, outcomes)
     found = {row["pipeline"]: row for row in contrast.rows(comparison)}
