@@ -121,7 +121,7 @@ def through_the_engine(name: str) -> None:
     task, folder = TASKS[name], KEPT / f"engine-{name}"
     config = config_of(name, OURS, task.seeds[0])
     if not (folder / "summary.json").exists():
-        simulated(ROOT, defaults(ROOT), task.clients)(config, folder)
+        simulated(ROOT, defaults(ROOT), task.clients)({**config, "torch-threads": 1}, folder)  # as in process
     there, here = Outcome.of(folder), kept(config, task.clients)
     sent, expected = (run.down[-1] + run.up[-1] for run in (there, here))
     print(
