@@ -41,7 +41,7 @@ def test_mistakes() -> None:
     for name in ("cnn", "resnet18"):
         with pytest.raises(ConfigError, match="tables of features need model='mlp'"):
             model_for(name, wine, 0)
-    with pytest.raises(ConfigError, match="expected a model among cnn, mlp, resnet18, found 'vit'"):
+    with pytest.raises(ConfigError, match="expected a model among cnn, mlp, mlp-small, resnet18, found 'vit'"):
         model_for("vit", wine, 0)
 
 

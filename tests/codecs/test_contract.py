@@ -48,6 +48,16 @@ class TestIntDelta(Contract):
     reference = True
 
 
+class TestCast(Contract):
+    text = "cast | raw"
+    bound = 0.07  # half a step of float16 up to 128
+
+
+class TestCastBrain(Contract):
+    text = "cast(dtype='bfloat16') | zstd"
+    bound = 0.51
+
+
 class TestDelta(Contract):
     text = "delta | zstd"
     bound = 1e-4

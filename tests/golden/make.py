@@ -31,6 +31,7 @@ BUNDLES = {
     "bundle-1-contexts-intdelta": "intdelta | entropy",
     "bundle-1-joint-lowrank-tolerance": "lowrank(rank=2, step=0.01) | entropy",
     "bundle-1-positive-delta-tolerance": "delta(positive=true) | quantize(step=0.01) | entropy",
+    "bundle-1-cast-tolerance": "cast | zstd",
     "bundle-2-positive-delta-tolerance": "delta(positive=true) | quantize(step=0.01) | entropy",
     "bundle-2-intdelta": "intdelta | zstd",
     "bundle-2-quantize-delta-tolerance": "delta | quantize(bound=0.01) | entropy",

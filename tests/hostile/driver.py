@@ -29,6 +29,7 @@ DIFFERENCES = (
     "intdelta | zstd",
     "delta | zfp(tolerance=0.01)",
     "delta | zstd",
+    "cast | raw",
     "delta | quantize(step=0.01) | entropy",
     "delta(positive=true) | quantize(step=0.01) | entropy",
     "delta | sparse(above=0.05) | nonzero",
