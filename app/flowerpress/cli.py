@@ -88,10 +88,71 @@ def run(
 
 @app.command()
 @_explain
-def plot(folder: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> None:
-    """Draw the plot of a run again, and print its table."""
-    from flowerpress.apps import report
+def compare(
+    pipelines: Annotated[list[str], typer.Argument(help="What to compare.")],
+    app_folder: Annotated[Path, typer.Option("--app", help="Folder of the Flower app.")] = Path(),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each: seed, seed + 1, and so on.")] = 1,
+    clients: Annotated[int, typer.Option(min=2, help="Clients of each run.")] = 10,
+    run_config: Annotated[
+        list[str] | None, typer.Option("--run-config", "-c", help="key=value pairs, as for flwr run.")
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Run our app without the simulation engine: faster, for many seeds.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="Where the results go, in a folder per comparison.")] = Path("runs"),
+    output: AsFormat = Format.TABLE,
+) -> None:
+    """Train under several pipelines, with equal seeds, model, data and clients.
 
+    A pipeline is the text of one, or of a policy, for both directions;
+    "UP // DOWN" for one in replies and another in what the server sends;
+    or "stock", which is Flower without compression:
+
+    flowerpress compare stock zstd "delta | budget(bits=0.1) // intdelta | zstd"
+
+    The first one is what the others are compared with. The table has the mean
+    difference in accuracy with its 95% interval over seeds, and the bytes of
+    all that Flower sends. "flowerpress plot FOLDER" draws the plot again.
+    """
+    from flowerpress.apps import compare as comparing
+    from flowerpress.apps import contrast, launch, runconfig
+
+    quiet, folder = output is Format.JSON, launch.new_folder(runs)
+    known = runconfig.defaults(app_folder)
+    config = {**known, **runconfig.changes(run_config or [], known)}
+    comparison = comparing.Comparison(
+        contenders=pipelines,
+        seeds=list(comparing.seeds_from(config["seed"], seeds)),
+        clients=clients,
+        engine="in one process" if in_process else "simulation engine",
+        config=config,
+    )
+    comparing.compare(
+        comparison,
+        folder,
+        comparing.in_process(clients) if in_process else comparing.simulated(app_folder.resolve(), known, clients),
+        lambda *run: None if quiet else console.print(contrast.line(*run), markup=False),
+    )
+    contrast.plot(comparison, folder)
+    if quiet:
+        print(json.dumps({"folder": str(folder), "pipelines": contrast.rows(comparison)}))
+    else:
+        console.print(contrast.table(comparison))
+        console.print(f"results and plot are in {folder}")
+
+
+@app.command()
+@_explain
+def plot(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or comparison.")]) -> None:
+    """Draw the plot of a run or a comparison again, and print its table."""
+    from flowerpress.apps import compare as comparing
+    from flowerpress.apps import contrast, report
+
+    if (folder / comparing.FILE).is_file():
+        comparison = comparing.Comparison.load(folder)
+        console.print(contrast.table(comparison))
+        console.print(f"{contrast.plot(comparison, folder)}")
+        return
     console.print(report.table(folder.resolve()))
     console.print(f"{report.plot(folder)}")
 
@@ -100,12 +161,15 @@ def plot(folder: Annotated[Path, typer.Argument(help="Folder of a finished run."
 @_explain
 def inspect(
     file: Annotated[Path, typer.Argument(help="A bundle, such as model.fpb.")],
+    base: Annotated[
+        Path | None, typer.Option(help="A bundle of the references, for one that names its arrays by theirs.")
+    ] = None,
     output: AsFormat = Format.TABLE,
 ) -> None:
     """Print what a bundle holds: its arrays, how each was coded, and what it takes; checks every chunk."""
     from flowerpress.chunks.bundle import Bundle
 
-    bundle = Bundle.open(file)
+    bundle = Bundle.open(file, bases=Bundle.open(base) if base else None)
     bundle.verify()
     rows = bundle.rows()
     if output is Format.JSON:
@@ -177,8 +241,10 @@ def ls(output: AsFormat = Format.TABLE) -> None:
 def clear(
     keep_seeds: Annotated[bool, typer.Option(help="Leave the models that were added by hand.")] = False,
 ) -> None:
-    """Remove all models, without asking; a run that is on sends them again."""
+    """Remove all models and residuals, without asking; a run that is on sends the models again."""
+    from flowerpress.federation.residuals import Residuals
     from flowerpress.federation.store import Store
 
     store = Store()
-    console.print(f"{store.clear(keep_seeds=keep_seeds):,} bytes freed in {store.folder}")
+    freed = store.clear(keep_seeds=keep_seeds) + Residuals(store).clear()
+    console.print(f"{freed:,} bytes freed in {store.folder}")

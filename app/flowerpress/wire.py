@@ -15,24 +15,32 @@ from flwr.app import Array, ArrayRecord
 
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.chunks.pack import pack
-from flowerpress.codecs.dtypes import ArrayLike
+from flowerpress.codecs.dtypes import ArrayLike, Host, to_host
+from flowerpress.codecs.feedback import with_residual
 from flowerpress.codecs.policy import as_policy
 from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.npy import STYPE, plain_numpy
 from flowerpress.records import CodecLike, LatentArray, LatentRecord
 
 KEY = "flowerpress.bundle"  # of the one array in a pressed record
+FIRST = "flowerpress.first"  # of the bundle beside it that it was coded against, for nodes that hold nothing
 PRESSED = "flowerpress.bundle"  # the stype of that array
 
 
 def press(
-    record: ArrayRecord, codec: CodecLike = "zstd", *, bases: Mapping[str, ArrayLike] | None = None
+    record: ArrayRecord,
+    codec: CodecLike = "zstd",
+    *,
+    bases: Mapping[str, ArrayLike] | None = None,
+    residual: Mapping[str, Host] | None = None,
 ) -> ArrayRecord:
     """Return the record as it travels: plain Flower, with one Array of stype ``"flowerpress.bundle"`` for all arrays.
 
-    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences. A
-    LatentRecord that was compressed with the same codec, without references, is not compressed again. Arrays whose
-    stype is not Flower's own travel beside the bundle as they are; an empty record is returned empty.
+    ``bases`` are references that the receiver holds, by the name of the array, for codecs that code differences. Where
+    they have the names, dtypes and shapes of the record, in its order, differences do not repeat these. ``residual`` is
+    added to the arrays of the same name: what a lossy codec dropped of them before. A LatentRecord that was compressed
+    with the same codec, without references, is not compressed again. Arrays whose stype is not Flower's own travel
+    beside the bundle as they are; an empty record is returned empty.
 
     >>> import numpy as np
     >>> record = press(LatentRecord([np.zeros(3)]))
@@ -43,25 +51,29 @@ def press(
         raise ConfigError(f"press: the key {KEY!r} is reserved; is the record pressed already?")
     bundle = record.bundle if isinstance(record, LatentRecord) and _alike(record.codec, codec) else None
     pressed = beside(record)
-    if bundle is not None and not bases and not bundle.bases:
-        pressed[KEY] = _bundle_array(bundle.to_bytes())
+    if bundle is not None and not bases and not bundle.bases and not residual:
+        pressed[KEY] = bundle_array(bundle.to_bytes())
     elif values := values_of(record):
-        pressed[KEY] = _bundle_array(pack(values, codec, bases=bases, keep_input=False))
+        for key, left in (residual or {}).items():
+            x = to_host(values[key])
+            values[key] = with_residual(x, left).astype(x.dtype, copy=False)
+        pressed[KEY] = bundle_array(pack(values, codec, bases=bases, by_schema=True, keep_input=False))
     return pressed
 
 
 def unpress(record: ArrayRecord, *, bases: Mapping[str, ArrayLike] | None = None) -> ArrayRecord:
     """Return the record that was pressed, compressed still; a record that was not pressed is returned as it is.
 
-    Raises ChunkError if the bundle is damaged, which includes its chunks; what is decoded later is only checked then.
+    Raises ChunkError if the bundle is damaged, which includes its chunks, or if it needs other references than these;
+    what is decoded later is only checked then.
     """
     data = bundle_bytes(record)
     return record if data is None else opened(record, Bundle(data, bases=bases))
 
 
-def bundle_bytes(record: ArrayRecord) -> bytes | None:
+def bundle_bytes(record: ArrayRecord, key: str = KEY) -> bytes | None:
     """Return the bundle in a pressed record; None if it has none."""
-    pressed = record.get(KEY)
+    pressed = record.get(key)
     if pressed is None or pressed.stype != PRESSED:
         return None
     if tuple(pressed.shape) != (len(pressed.data),) or pressed.dtype != "uint8":
@@ -74,7 +86,7 @@ def opened(record: ArrayRecord, bundle: Bundle, codec: CodecLike = "zstd") -> La
     bundle.verify()
     latent = LatentRecord.of(bundle, codec)
     for key, array in record.items():
-        if key != KEY:
+        if key not in (KEY, FIRST):
             latent[key] = array
     return latent
 
@@ -94,7 +106,8 @@ def beside(record: ArrayRecord) -> ArrayRecord:
     return others
 
 
-def _bundle_array(data: bytes) -> Array:
+def bundle_array(data: bytes) -> Array:
+    """Return a bundle as the one array of a pressed record."""
     return Array("uint8", (len(data),), PRESSED, data)
 
 

@@ -35,13 +35,23 @@ def test_integers_serve_as_floats() -> None:
         ("local-epochs", 0),
         ("batch-size", 0),
         ("torch-threads", -1),
+        ("image-size", -1),
+        ("server-learning-rate", -0.1),
+        ("server-learning-rate", float("inf")),
         ("codec", "nothing"),
+        ("codec-down", "nothing"),
         ("codec", 3),
     ],
 )
 def test_wrong_values(key: str, value: Any) -> None:
     with pytest.raises(ConfigError):
         Config.read({**DEFAULTS, key: value})
+
+
+def test_stock_flower_has_no_codec_for_the_way_down() -> None:
+    assert Config.read({**DEFAULTS, "codec-down": "raw"}).codec_down == "raw"
+    with pytest.raises(ConfigError, match="expected a codec beside codec-down"):
+        Config.read({**DEFAULTS, "codec": "", "codec-down": "raw"})
 
 
 def test_missing_keys() -> None:

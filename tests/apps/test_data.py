@@ -15,7 +15,7 @@ def digits(partitioner: str = "dirichlet", parts: int = 5, alpha: float = 0.3) -
 @pytest.mark.parametrize("partitioner", ["dirichlet", "iid"])
 def test_every_digit_is_dealt_out_once(partitioner: str) -> None:
     parts = [client_images(digits(partitioner), i) for i in range(5)]
-    test = held_out("digits", 1)
+    test = held_out("digits", 1, 0)
     assert sum(map(len, parts)) + len(test) == 1797
     assert len(test) == 359
     for images in (*parts, test):
@@ -41,7 +41,32 @@ def test_mistakes() -> None:
     with pytest.raises(ConfigError, match="'dirichlet' or 'iid'"):
         client_images(digits("other"), 0)
     with pytest.raises(ConfigError, match="cannot load the data set '/nowhere/at/all'"):
-        held_out("/nowhere/at/all", 1)
+        held_out("/nowhere/at/all", 1, 0)
+
+
+@pytest.mark.parametrize(("name", "rows", "features", "classes"), [("breast-cancer", 569, 30, 2), ("wine", 178, 13, 3)])
+def test_tables_are_standardised_by_what_clients_train_on(name: str, rows: int, features: int, classes: int) -> None:
+    parts = [client_images(Partitioning(name, "dirichlet", 0.5, 2, 4), i) for i in range(4)]
+    test = held_out(name, 2, 0)
+    assert sum(map(len, parts)) + len(test) == rows
+    for images in (*parts, test):
+        assert images.pixels.shape == (len(images), 1, 1, features)
+        assert (images.pixels.dtype, images.classes) == (np.float32, classes)
+    trained = np.concatenate([images.pixels for images in parts])
+    assert np.abs(trained.mean(0)).max() < 1e-5
+    assert np.abs(trained.std(0) - 1).max() < 1e-5
+    assert np.abs(test.pixels.mean(0)).max() > 1e-3
+
+
+def test_images_are_scaled() -> None:
+    small, large = held_out("digits", 1, 0), held_out("digits", 1, 32)
+    assert large.pixels.shape == (359, 1, 32, 32)
+    assert np.array_equal(large.labels, small.labels)
+    blocks = large.pixels.reshape(359, 1, 8, 4, 8, 4).mean((3, 5))
+    assert np.abs(blocks - small.pixels).mean() < 0.1
+    assert client_images(Partitioning("digits", "iid", 1.0, 1, 5, image_size=16), 0).pixels.shape[2:] == (16, 16)
+    with pytest.raises(ConfigError, match="leave image-size at 0"):
+        held_out("wine", 1, 8)
 
 
 @pytest.fixture
@@ -66,14 +91,15 @@ def test_hugging_face_data_sets(folder: str, tmp_path, monkeypatch: pytest.Monke
     import datasets
 
     from flowerpress.apps import classify
+    from flowerpress.apps.models import model_for
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     parts = [client_images(Partitioning(folder, "dirichlet", 1.0, 3, 3), i) for i in range(3)]
-    test = held_out(folder, 3)
+    test = held_out(folder, 3, 0)
     assert sum(map(len, parts)) == 90
     assert test.pixels.shape == (21, 3, 12, 10)
     assert test.classes == 3
-    model = classify.model_for(test, 0)
+    model = model_for("cnn", test, 0)
     for epoch in range(4):
         for images in parts:
             classify.train(model, images, epochs=1, batch_size=8, learning_rate=0.05, seed=epoch)

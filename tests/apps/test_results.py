@@ -1,6 +1,7 @@
 """What a run leaves behind."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,8 @@ def exchange(error: str = "") -> Exchange:
     node = NodeMetrics(
         7,
         Mark(0, raw_bytes=4000, encode_seconds=0.5, decode_seconds=0.25),
-        1000,
-        4000,
+        down_bytes=1000,
+        down_raw_bytes=4000,
         up_bytes=0 if error else 500,
         error=error,
     )
@@ -34,7 +35,7 @@ def exchange(error: str = "") -> Exchange:
 
 def test_a_run_is_written_round_by_round(tmp_path: Path) -> None:
     folder, exchanges = tmp_path / "run", list[Exchange]()
-    results = Results(config(folder), exchanges)
+    results = Results(config(folder), exchanges, Counter())
     results.add_round(0, 2.3, 0.1)
     exchanges.append(exchange())
     results.add_round(1, 1.5, 0.7)
@@ -54,13 +55,24 @@ def test_a_run_is_written_round_by_round(tmp_path: Path) -> None:
     assert report.table(folder).row_count == 3
 
 
+def test_stock_flower_has_no_exchanges_but_its_messages_are_counted(tmp_path: Path) -> None:
+    counts = Counter[str]()
+    results = Results(config(tmp_path), [], counts)
+    for server_round in (1, 2):
+        counts.update({"up-bytes": 1300, "up-raw-bytes": 1000})
+        results.add_round(server_round, 1.0, 0.5)
+    for row in read_rounds(tmp_path):
+        assert (row["up-bytes"], row["up-raw-bytes"]) == (1300, 1000)
+        assert (row["down-bytes"], row["down-raw-bytes"], row["exchanges"]) == (0, 0, [])
+
+
 def test_a_half_written_line_is_left_for_later(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"round": 0}\n{"rou')
     assert read_rounds(tmp_path) == [{"round": 0}]
 
 
 def test_failures_are_counted(tmp_path: Path) -> None:
-    results = Results(config(tmp_path), [exchange("out of memory"), exchange()])
+    results = Results(config(tmp_path), [exchange("out of memory"), exchange()], Counter())
     results.add_round(1, 1.0, 0.1)
     (row,) = read_rounds(tmp_path)
     assert row["failures"] == 1
@@ -72,4 +84,4 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="expected the results of a"):
             read(tmp_path)
     with pytest.raises(ConfigError, match="absolute path"):
-        Results(config("relative"), [])
+        Results(config("relative"), [], Counter())

@@ -9,6 +9,7 @@ from pcodec import ChunkConfig, standalone
 from flowerpress import Spec, parse
 from flowerpress.apps import classify
 from flowerpress.apps.data import Partitioning, client_images
+from flowerpress.apps.models import model_for
 from flowerpress.codecs.intdelta import IntDelta
 from tests.benchmarks.timing import claim, console, interleaved, ratio, speed, table
 
@@ -19,7 +20,7 @@ def rounds() -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (model that the server sent, model that the first client made of it), flat, for some rounds."""
     torch.set_num_threads(1)
     parts = [client_images(Partitioning("digits", "dirichlet", 0.5, 1, 4), i) for i in range(4)]
-    model = classify.model_for(parts[0], 0)
+    model = model_for("cnn", parts[0], 0)
     state = {key: x.clone() for key, x in model.state_dict().items()}
     found = []
     for number in range(ROUNDS):

@@ -8,6 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from flowerpress import Bundle, Spec, pack, parse
+from flowerpress.apps.classify import Cnn
 from tests.benchmarks.timing import claim, console, interleaved, minilm, ratio, speed, table
 
 PIPELINE = parse("zstd")
@@ -82,10 +83,26 @@ def framing() -> None:
     arrays = resnet18()
     bundle = Bundle(pack(arrays))
     raw = sum(x.nbytes for x in arrays.values())
-    payload = sum(chunk.payload for chunk in bundle.layout.chunks)
-    chunks, added = len(bundle.layout.chunks), bundle.nbytes - payload
+    chunks, added = len(bundle.layout.chunks), framing_of(bundle)
     console.print(f"ResNet-18: {raw:,} bytes raw, {added:,} bytes of framing in {chunks} chunks")
     claim("framing, % of a record coded 100x smaller", 100 * added / (raw / 100), most=1.0)
+    claim("bytes of framing, against a reference", framing_of(against_reference(arrays)), most=500)
+    cnn = {key: x.numpy() for key, x in Cnn(1, 8, 8, 10).state_dict().items()}
+    claim(f"the same, a CNN of {len(cnn)} arrays", framing_of(against_reference(cnn)), most=100)
+
+
+def framing_of(bundle: Bundle) -> int:
+    return bundle.nbytes - sum(chunk.payload for chunk in bundle.layout.chunks)
+
+
+def against_reference(bases: dict[str, np.ndarray]) -> Bundle:
+    """Return arrays near to these, as a message carries them to a receiver who holds these."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        k: np.asarray(x + rng.normal(size=x.shape) / 100 if x.shape else x + 5, x.dtype) for k, x in bases.items()
+    }
+    codec = "delta | quantize(step=0.03324, zone=0.6) | entropy"
+    return Bundle(pack(arrays, codec, bases=bases, by_schema=True), bases=bases)
 
 
 def resnet18() -> dict[str, np.ndarray]:

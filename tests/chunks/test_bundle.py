@@ -243,7 +243,7 @@ def test_empty_bundle() -> None:
     [
         (b"", "expected b'FPB'"),
         (b"PK\x03\x04" + bytes(100), "expected b'FPB'"),
-        (b"FPB\x02" + bytes(100), "expected version 1, found 2; upgrade"),
+        (b"FPB\x03" + bytes(100), "expected version 1 or 2, found 3; upgrade"),
         (b"FPB\x01" + bytes(11), "expected b'FPB'"),
         (b"FPB\x01" + b"\xff" * 100, "does not fit"),
         (b"FPB\x01" + bytes(100), "not the one that was written"),
@@ -288,10 +288,29 @@ def test_codecs_that_must_see_an_array_whole() -> None:
     from flowerpress.chunks.parts import divide
 
     whole, spec = (
-        type("P", (), {"elementwise": False, "__str__": lambda self: "whole"})(),
+        type("P", (), {"elementwise": False, "joinable": False, "__str__": lambda self: "whole"})(),
         Spec("x", "float32", (3000, 1000)),
     )
     (part,) = divide([(0, spec, whole)])
     assert (part.start, part.stop, part.spec) == (0, spec.size, spec)
     cut = divide([(0, spec, parse("raw"))])
     assert [part.stop - part.start for part in cut] == [1_000_000] * 3
+
+
+def test_joined_chunks_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though arrays of several chunks take turns, as weights and counters do."""
+    kinds = [np.float32, np.int64, np.float64, np.int16]
+    arrays = {f"{i}": np.arange(i, i + 500).astype(kinds[i % 4]) for i in range(40)} | {"large": np.ones((600, 1000))}
+    data, decoded = pack(arrays), []
+    flat = Bundle._flat
+    monkeypatch.setattr(Bundle, "_flat", lambda self, *args: decoded.append(args[1]) or flat(self, *args))
+    for read in (dict, Bundle.read_all, lambda bundle: bundle.read_all(3)):
+        bundle = Bundle(data)
+        found = read(bundle)
+        assert all(np.array_equal(found[key], x) for key, x in arrays.items())
+        assert len(decoded) == len(bundle.layout.chunks)
+        assert bundle._kept == ()
+        decoded.clear()
+    for key in reversed(arrays):
+        assert np.array_equal(bundle[key], arrays[key])
+    assert len(bundle._kept) <= 4

@@ -1,5 +1,7 @@
 """Budgets: how near they come, whatever the record, and that they are never overdrawn."""
 
+from collections.abc import Iterator, Sequence
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from flowerpress import Bundle, ChunkError, ConfigError, Spec, pack, parse
-from flowerpress.codecs.budget import Budget
+from flowerpress.codecs.budget import Budget, _Sample
+from flowerpress.codecs.levels import entropy
 from flowerpress.codecs.lowrank import LowRank
 from flowerpress.codecs.quantize import Quantize
 from tests.codecs.updates import base, update
@@ -336,6 +339,85 @@ def test_repeated_arrays_are_paid_once() -> None:
     assert bundle["tied"].tobytes() == bundle["fc.weight"].tobytes()
 
 
+@pytest.mark.parametrize("text", ["bits=0.1", "ratio=320"])
+def test_small_records_may_take_the_least(text: str) -> None:
+    small = {"w": base(1)["fc.weight"].ravel()[:600].reshape(20, 30)}
+    with pytest.raises(ConfigError, match="cannot be met"):
+        pack(dict(small), f"budget({text})")
+    assert 0.9 * 500 <= len(pack(dict(small), f"budget({text}, least=500)")) <= 500
+    large = update(1)
+    assert pack(dict(large), f"budget({text}, least=500)") == pack(dict(large), f"budget({text})")
+
+
+class Given:
+    """A record of arrays that lie there, as far as a sample looks at it."""
+
+    def __init__(self, *found: np.ndarray) -> None:
+        self.found, self.size = found, sum(x.size for x in found)
+
+    def arrays(self) -> Iterator[np.ndarray]:
+        return iter(self.found)
+
+
+def plainly(step: float, arrays: Sequence[np.ndarray], most: float) -> tuple[float, float]:
+    """Return the squared error, and the bits of geometric codes, array by array."""
+    error = bits = 0.0
+    for x in arrays:
+        unit = (np.abs(x) / most).astype(np.float32)
+        q = np.floor(unit * np.float32(1 / step) + np.float32(0.4))
+        error += float(np.square(unit - q * np.float32(step), dtype=np.float64).sum())
+        bits += x.size * float(entropy(np.array([q.mean(dtype=np.float64)]))[0])
+    return error, bits
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1.0, 1e37])
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_guesses_are_those_of_each_array(count: int, scale: float) -> None:
+    rng = np.random.default_rng(count)
+    arrays = [(rng.standard_normal((i % 7 + 1, 1 + i % 5)) * scale).astype(np.float32) for i in range(count)]
+    exact = [np.float32(3), np.zeros((0, 3), np.float32), np.array([np.nan], np.float32)]
+    sample = _Sample(Given(*arrays, *map(np.asarray, exact)))  # type: ignore[arg-type]
+    assert sample.most == max(float(np.abs(x).max()) for x in arrays)
+    for step in (1e-3, 0.1, 0.7, 1.9):
+        error, bits = plainly(step, arrays, sample.most)
+        assert sample.squared_error(step) == pytest.approx(error, rel=1e-4, abs=1e-9)
+        assert sample._bits(step) == pytest.approx(bits, rel=1e-4, abs=1e-9)
+    steps = [sample.step(bits * sum(x.size for x in arrays)) for bits in (0.5, 2, 6)]
+    assert steps == sorted(steps, reverse=True)
+
+
+@pytest.mark.parametrize("found", [[], [np.float32(2)], [np.zeros((0, 2), np.float32)], [np.full(3, np.inf)]])
+def test_a_sample_of_nothing(found: list[np.ndarray]) -> None:
+    sample = _Sample(Given(*map(np.asarray, found)))  # type: ignore[arg-type]
+    assert (sample.most, sample.squared_error(0.5), sample._bits(0.5)) == (1.0, 0.0, 0.0)
+    assert sample.step(100) > 0
+
+
+def test_a_sample_of_zeros() -> None:
+    sample = _Sample(Given(np.zeros((30, 20), np.float32)))  # type: ignore[arg-type]
+    assert (sample.most, sample.squared_error(0.5)) == (1.0, 0.0)
+    assert sample._bits(0.5) < 1
+
+
+def test_scales_of_which_only_float64_holds_some() -> None:
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.standard_normal((30, 20)).astype(np.float32), "b": rng.standard_normal((30, 20)) * 1e200}
+    bundle = Bundle(pack(dict(arrays), "budget(bits=4)"))
+    assert not bundle["a"].any() or bundle.exact("a")
+    assert np.abs(bundle["b"] / arrays["b"] - 1).max() < 200
+    assert np.linalg.norm(bundle["b"] / 1e200 - arrays["b"] / 1e200) < 0.1 * np.linalg.norm(arrays["b"] / 1e200)
+
+
+def test_large_records_are_sampled() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((3000, 700), (1, 900_000), (9, 9))]
+    sample = _Sample(Given(*arrays))  # type: ignore[arg-type]
+    assert sample.flat.size < 400_000
+    error, bits = plainly(0.05, arrays, sample.most)
+    assert sample.squared_error(0.05) == pytest.approx(error, rel=0.02)
+    assert sample._bits(0.05) == pytest.approx(bits, rel=0.02)
+
+
 def test_plans_cannot_encode_alone() -> None:
     x = np.ones((3, 4), np.float32)
     for text in ("budget(bits=1)", "delta | budget(bits=1)", f"budget({LOWRANK}, bits=1)"):
@@ -367,6 +449,11 @@ def test_plans_in_a_template_are_settled_or_refused() -> None:
         ({"ratio": float("inf")}, "ratio above 0"),
         ({"error": float("nan")}, "error above 0"),
         ({"error": "x"}, "error above 0"),
+        ({"bits": 1, "least": -1}, "least of 0 bytes or more"),
+        ({"bits": 1, "least": 2.0}, "least of 0 bytes or more"),
+        ({"bits": 1, "least": True}, "least of 0 bytes or more"),
+        ({"bytes": 9, "least": 9}, "least goes with bits or ratio"),
+        ({"error": 0.1, "least": 9}, "least goes with bits or ratio"),
         ({"bits": 1, "pipelines": ()}, "one pipeline with a step"),
         ({"bits": 1, "pipelines": (parse("zstd"),)}, "one pipeline with a step"),
         ({"bits": 1, "pipelines": (parse("quantize(bits=4) | entropy"),)}, "one pipeline with a step"),

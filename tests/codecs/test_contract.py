@@ -48,8 +48,24 @@ class TestIntDelta(Contract):
     reference = True
 
 
+class TestCast(Contract):
+    text = "cast | raw"
+    bound = 0.07  # half a step of float16 up to 128
+
+
+class TestCastBrain(Contract):
+    text = "cast(dtype='bfloat16') | zstd"
+    bound = 0.51
+
+
 class TestDelta(Contract):
     text = "delta | zstd"
+    bound = 1e-4
+    reference = True
+
+
+class TestDeltaPositive(Contract):
+    text = "delta(positive=true) | zstd"
     bound = 1e-4
     reference = True
 
@@ -105,6 +121,12 @@ class TestIntDeltaBitPack(Contract):
 class TestDeltaQuantize(Contract):
     text = "delta | quantize(step=0.01) | entropy"
     bound = 0.0055
+    reference = True
+
+
+class TestDeltaPositiveQuantize(Contract):
+    text = "delta(positive=true) | quantize(step=0.01) | entropy"
+    bound = 0.4  # one percent of an array that is positive throughout
     reference = True
 
 

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from math import floor, log2, sqrt
 
 import ml_dtypes
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 
 from flowerpress import Bundle, ChunkError, ConfigError, Spec, pack, parse
+from flowerpress.codecs import lowrank
 from flowerpress.codecs.dtypes import to_host, to_tensor
 from flowerpress.codecs.lowrank import LowRank
 
@@ -249,5 +251,121 @@ def test_promises() -> None:
     assert not codec.lossless
     assert codec.reproducible
     assert not codec.elementwise
+    assert codec.joinable
     for x in (np.ones(3, np.int32), np.ones(3, np.complex64), np.ones((0, 3), np.float32)):
         assert codec.refuses(Spec.of(x))
+
+
+# ---- several arrays
+
+
+def several() -> dict[str, np.ndarray]:
+    """Return small arrays that are joined: matrices, one of four axes, vectors, a single value."""
+    shapes = [(60, 40), (30,), (24, 3, 3, 3), (1,), (50, 50), (2, 2)]
+    return {f"{i}": low(s[0], int(np.prod(s[1:])), 2).reshape(s) for i, s in enumerate(shapes)}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("step", [0.02, 0.3])
+def test_arrays_coded_jointly_are_what_each_is_by_itself(dtype: str, step: float) -> None:
+    arrays = {key: x.astype(getattr(ml_dtypes, dtype, dtype)) for key, x in several().items()}
+    codec, spec = LowRank(rank=4, step=step), Spec.join([Spec.of(x, key) for key, x in arrays.items()])
+    q = codec.encode(np.concatenate([x.ravel() for x in arrays.values()]), spec)
+    each = [codec.encode(x, Spec.of(x, key)).ravel() for key, x in arrays.items()]
+    after = codec.after(spec)
+    assert np.array_equal(q, np.concatenate(each))
+    assert (after.shape, sum(map(np.prod, after.parts))) == (q.shape, q.size)
+    found = np.split(codec.decode(q, spec), np.cumsum([x.size for x in arrays.values()])[:-1])
+    for x, y, alone in zip(arrays.values(), found, each, strict=True):
+        assert y.tobytes() == codec.decode(alone.reshape(codec.after(Spec.of(x)).shape), Spec.of(x)).tobytes()
+
+
+def test_joined_chunks_in_a_bundle() -> None:
+    text, arrays = "lowrank(rank=4, step=0.05) | entropy", several()
+    bundle = Bundle(pack(dict(arrays), text))
+    assert len(bundle.layout.chunks) == 1
+    for key, y in bundle.read_all().items():
+        alone = Bundle(pack({key: arrays[key]}, text))
+        assert y.tobytes() == bundle[key].tobytes()
+        assert y.tobytes() == alone[key].tobytes() or alone.exact(key), "a single value is no shorter when coded"
+        assert bundle.read(key, 1, 3).tobytes() == y.ravel()[1:3].tobytes()
+
+
+def test_one_that_cannot_be_coded_costs_the_others_nothing() -> None:
+    arrays = several()
+    arrays["2"][0, 0] = np.nan
+    bundle = Bundle(pack(dict(arrays), "lowrank(rank=4, step=0.05) | entropy"))
+    assert [key for key in bundle if bundle.exact(key)] == ["2", "3"], "a single value is no shorter when coded"
+    assert bundle["2"].tobytes() == arrays["2"].tobytes()
+
+
+def test_forged_factors_of_one_array_among_several() -> None:
+    arrays = several()
+    codec, spec = LowRank(rank=4, step=0.05), Spec.join([Spec.of(x, key) for key, x in arrays.items()])
+    q = np.array(codec.encode(np.concatenate([x.ravel() for x in arrays.values()]), spec))
+    q[:4] = 2**31 - 1
+    with pytest.raises(ChunkError, match="factors whose product"):
+        codec.decode(q, spec)
+
+
+# ---- what is remembered
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> lowrank._Remembered:
+    """Begin with an empty memory."""
+    fresh = lowrank._Remembered()
+    monkeypatch.setattr(lowrank, "_remembered", fresh)
+    return fresh
+
+
+def test_matrices_are_decomposed_once_for_all_steps(
+    remembered: lowrank._Remembered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, directions = list[tuple[int, ...]](), lowrank._directions
+    monkeypatch.setattr(lowrank, "_directions", lambda x, rank: calls.append(x.shape) or directions(x, rank))
+    arrays = {"a": low(300, 200, 3), "b": low(90, 80, 2)}
+    pack(dict(arrays), "budget(lowrank | entropy, bits=0.2)")
+    assert sorted(calls) == [(90, 80), (300, 200)]
+    pack({"a": arrays["a"] + np.float32(1e-3)}, "lowrank(step=0.1) | entropy")
+    assert len(calls) == 3
+    pack({"a": arrays["a"]}, "lowrank(rank=2, step=0.1) | entropy")
+    assert len(calls) == 4, "another rank may have other directions"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_bytes_do_not_depend_on_what_is_remembered_nor_on_workers(
+    workers: int, remembered: lowrank._Remembered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(4)
+    arrays = {f"{i}": rng.standard_normal((700, 600)).astype(np.float32) for i in range(4)}
+    arrays |= {f"small {i}": rng.standard_normal((40, 30)).astype(np.float32) for i in range(9)}
+    text = "budget(lowrank | entropy, bits=0.1)"
+    cold = pack(dict(arrays), text, workers=1)
+    assert pack(dict(arrays), text, workers=workers) == cold
+    assert remembered.found
+    monkeypatch.setattr(lowrank, "_MOST_REMEMBERED", 0)
+    monkeypatch.setattr(lowrank, "_remembered", none := lowrank._Remembered())
+    assert pack(dict(arrays), text, workers=workers) == cold
+    assert (none.nbytes, len(none.found)) == (0, 0)
+
+
+def test_no_more_is_remembered_than_allowed(remembered: lowrank._Remembered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowrank, "_MOST_REMEMBERED", most := 50_000)
+    for rows in (100, 390, 200, 3000, 150, 90, 100, 380):
+        there_and_back(low(rows, 60, 2), step=0.1)
+        held = sum(left.nbytes + values.nbytes for left, values in remembered.found.values())
+        assert remembered.nbytes == held <= most
+    assert remembered.found
+
+
+def test_threads(remembered: lowrank._Remembered, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lowrank, "_MOST_REMEMBERED", 100_000)
+    matrices = [low(150, 100, 3) for _ in range(6)]
+    codec, spec = LowRank(step=0.1), Spec.of(matrices[0])
+    expected = [codec.encode(x, spec).tobytes() for x in matrices]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: codec.encode(matrices[i % 6], spec).tobytes(), range(96)))
+    assert found == expected * 16
+    held = sum(left.nbytes + values.nbytes for left, values in remembered.found.values())
+    assert remembered.nbytes == held <= 100_000

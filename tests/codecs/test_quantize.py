@@ -169,3 +169,10 @@ def test_promises() -> None:
     assert Quantize(step=1.0).elementwise
     assert not Quantize(bits=4).elementwise
     assert parse("delta | quantize(bits=4, block=64) | entropy").reproducible
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_steps_that_only_float64_holds(dtype: str) -> None:
+    x = np.linspace(-3, 3, 7).astype(getattr(ml_dtypes, dtype, dtype))
+    spec, codec = Spec.of(x, "x"), Quantize(step=1e200)
+    assert not codec.decode(codec.encode(x, spec), spec).any()  # type: ignore[arg-type]

@@ -69,6 +69,7 @@ def test_entry_points_that_are_wrong() -> None:
 
 def test_unknown_names_list_the_known() -> None:
     with pytest.raises(
-        ConfigError, match=r"expected one of auto, best, bitpack, budget, delta, .*, quantize, raw, sparse, zfp, zstd"
+        ConfigError,
+        match=r"expected one of auto, best, bitpack, budget, cast, delta, .*, quantize, raw, sparse, zfp, zstd",
     ):
         lookup("nothing")

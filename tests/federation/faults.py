@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import xxhash
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -16,12 +15,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
 from flowerpress import PressGrid
-from flowerpress.chunks.manifest import Manifest
-from flowerpress.chunks.pack import HEAD, TAIL, tail
-from flowerpress.codecs.zstd import decompress
-from flowerpress.federation.protocol import RECORD, Offer
+from flowerpress.federation.protocol import RECORD, VERSION, Mark, Offer
 from flowerpress.federation.store import Store
 from flowerpress.wire import KEY, PRESSED
+from tests.bundles import Parts
 from tests.federation.apps import client, initial
 from tests.federation.local_grid import RAISED, LocalGrid
 
@@ -160,11 +157,21 @@ def starts(inner: LocalGrid, node: int) -> list[str]:
     return [offer.steps["arrays"].start if offer else "plain" for offer in offers]
 
 
+def mark_of(content: RecordDict) -> Mark:
+    """Return the mark in the unfolded content of a reply."""
+    return msgspec.msgpack.decode(content.config_records[RECORD]["mark"], type=Mark)  # type: ignore[arg-type]
+
+
 def marked(**fields: Any) -> Damage:
-    """Return what writes something else into the mark of a reply."""
+    """Return what writes something else into the mark of a reply, of any type."""
+    return remarked(lambda mark: msgspec.msgpack.encode(msgspec.structs.replace(mark, **fields)))
+
+
+def remarked(change: Callable[[Mark], Any], **beside: Any) -> Damage:
+    """Return what puts something else in the place of the mark of a reply, and beside it."""
 
     def damage(reply: Message) -> Message:
-        reply.content[RECORD] = ConfigRecord({**reply.content.config_records[RECORD], **fields})
+        reply.content[RECORD] = ConfigRecord({"version": VERSION, "mark": change(mark_of(reply.content)), **beside})
         return reply
 
     return damage
@@ -184,14 +191,7 @@ def repacked(change: Callable[[bytes], bytes]) -> Damage:
 
 def forged(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
     """Change the payloads of a bundle, and make all digests and lengths right again, as a hostile node can."""
-    end = len(data) - TAIL
-    start = end - int.from_bytes(data[end : end + 4], "little")
-    plain = decompress(data[start:end], 1 << 20) if data[start : start + 4] == b"\x28\xb5\x2f\xfd" else data[start:end]
-    manifest, at, body, chunks = msgspec.msgpack.decode(plain, type=Manifest), len(HEAD), b"", []
-    for chunk in manifest.chunks:
-        header, payload = data[at : at + chunk.header], change(data[at + chunk.header : at + chunk.size])
-        digest = xxhash.xxh3_64(header + payload).digest()
-        chunks.append(msgspec.structs.replace(chunk, payload=len(payload), digest=digest))
-        at, body = at + chunk.size, body + header + payload
-    encoded = msgspec.structs.replace(manifest, chunks=tuple(chunks)).encode()
-    return HEAD + body + encoded + tail(encoded)
+    parts = Parts.of(data)
+    parts.chunks = [(header, change(payload)) for header, payload in parts.chunks]
+    parts.agree()
+    return parts.bundle()

@@ -1,8 +1,9 @@
 """A Grid in this process: every message is really deflated and inflated, and handed to real ClientApps."""
 
+import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
 
+from flowerpress.errors import ChunkError
+from flowerpress.federation.fold import fold, unfold
+from flowerpress.federation.protocol import RECORD
 from flowerpress.federation.store import FOLDER
 
 RAISED = 2
@@ -27,8 +31,19 @@ def wire(message: Message) -> tuple[Message, int]:
     return received, sum(map(len, objects.values()))
 
 
+def unfolded(message: Message) -> Message:
+    """Return a message as it was before its records were folded; one that was forged as it is."""
+    found = copy.copy(message)
+    if message.has_content():
+        with suppress(ChunkError):
+            found.content = unfold(message.content)
+    return found
+
+
 class LocalGrid(Grid):
-    """Nodes are client apps by id; ``damage``, if given, sees each reply before the server does.
+    """Nodes are client apps by id; ``damage``, if given, sees each reply, unfolded, before the server does.
+
+    ``pushed`` are the messages as they travel, ``sent`` are those unfolded.
 
     ``caches`` is a folder for the references of each node: as if each were a machine of its own.
     """
@@ -50,6 +65,7 @@ class LocalGrid(Grid):
         self.damage = damage
         self.caches = caches
         self.sent: list[Message] = []
+        self.pushed: list[Message] = []
         self.bytes = 0
         self._replies: dict[str, Message] = {}
         self._count = itertools.count()
@@ -71,7 +87,8 @@ class LocalGrid(Grid):
         ids = []
         for message in messages:
             message.metadata.created_at += next(self._count) * 1e-3  # no two messages are equal
-            self.sent.append(message)
+            self.pushed.append(message)
+            self.sent.append(unfolded(message))
             received, nbytes = wire(message)
             message.metadata.__dict__["_message_id"] = received.metadata.message_id
             self.bytes += nbytes
@@ -87,10 +104,12 @@ class LocalGrid(Grid):
             except Exception as error:
                 reply = Message(Error(RAISED, repr(error)), reply_to=message)
         if self.damage:
-            damaged = self.damage(node, reply)
+            damaged = self.damage(node, unfolded(reply))
             if damaged is None:
                 return
             reply = damaged
+            if reply.has_content() and RECORD in reply.content:
+                reply.content = fold(reply.content)
         received, nbytes = wire(reply)
         self.bytes += nbytes
         self._replies[message.metadata.message_id] = received

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from flowerpress import PressGrid, RunError
-from flowerpress.federation.protocol import MARK, NEED_WHOLE, RECORD
+from flowerpress.federation.protocol import MARK, NEED_WHOLE, RECORD, Mark
 from tests.federation.apps import client
 from tests.federation.faults import (
     BAD,
@@ -27,7 +28,9 @@ from tests.federation.faults import (
     damaging,
     forged,
     grid_of,
+    mark_of,
     marked,
+    remarked,
     repacked,
     starts,
     stock,
@@ -56,8 +59,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "without a reason": (failing(RAISED, ""), "^error 2$"),
     "another ticket": (marked(ticket=OTHER), f"expected a reply to the message '.*-3', found one to '{OTHER}'"),
     "no ticket": (marked(ticket=""), "found one to ''"),
-    "a ticket that is a number": (marked(ticket=7), "found one to '7'"),
-    "another base": (marked(holds=[OTHER]), f"arrays: expected a reply that is based on .*, found one on '{OTHER}'"),
+    "a ticket that is a number": (marked(ticket=7), "found one to ''"),
+    "another base": (
+        marked(holds={"arrays": OTHER}),
+        f"arrays: expected a reply that is based on .*, found one on '{OTHER}'",
+    ),
     "to another message": (envelope(reply_to_message_id=OTHER), "expected a reply to, from and of the type"),
     "from another node": (envelope(src_node_id=GOOD[0]), r"expected a reply .*, 5, 'train'\), found .*, 71, 'train'\)"),
     "of another type": (envelope(message_type="query"), r"expected a reply .*'train'\), found .*'query'\)"),
@@ -99,8 +105,9 @@ def replaying(*forge: str) -> Callable[[int, Message], Message]:
         if node == BAD:
             replies.append(dict(reply.content.items()))
         if node == BAD and len(replies) == 2:
-            mark = {**replies[0][RECORD], **{name: replies[1][RECORD][name] for name in forge}}
-            reply.content = RecordDict({**replies[0], RECORD: ConfigRecord(mark)})
+            old, new = (mark_of(RecordDict(content)) for content in replies)
+            mark = msgspec.structs.replace(old, **{name: getattr(new, name) for name in forge})
+            reply.content = RecordDict({**replies[0], RECORD: mark.record()})
         return reply
 
     return replay
@@ -150,16 +157,15 @@ def test_a_reply_of_another_run(tmp_path: Path) -> None:
     assert_in_step(grid, inner)
 
 
+FIGURES = ("distortion", "encode_seconds", "decode_seconds")
 MARKS: dict[str, dict[str, Any]] = {
-    "no records": {"records": [], "holds": []},
-    "a number for records": {"records": 5},
-    "numbers for digests": {"holds": [1, 2]},
-    "a text for digests": {"holds": "all"},
-    "bytes for everything": dict.fromkeys(("records", "holds", "partition-id", "raw-bytes", "distortion"), b"\xff"),
-    "NaN": dict.fromkeys(("partition-id", "raw-bytes", "distortion", "encode-seconds", "decode-seconds"), math.nan),
-    "infinity": dict.fromkeys(("partition-id", "raw-bytes", "distortion", "encode-seconds"), -math.inf),
-    "large numbers": dict.fromkeys(("raw-bytes", "encode-seconds"), 2**63 - 1),
-    "fields that nobody knows": {f"field {i}": [i] * 50 for i in range(50)},
+    "no records": {"holds": {}},
+    "records that nobody sent": {"holds": {str(i): OTHER for i in range(1000)}},
+    "NaN": dict.fromkeys(FIGURES, math.nan),
+    "infinity": dict.fromkeys(FIGURES, -math.inf),
+    "large numbers": dict.fromkeys(("raw_bytes", *FIGURES), 2**63 - 1),
+    "numbers whose sum is infinite": dict.fromkeys(FIGURES, 1.7e308),
+    "small numbers": dict.fromkeys(("raw_bytes", "partition", *FIGURES), -(2**63)),
 }
 
 
@@ -174,13 +180,76 @@ def test_a_strange_mark(fields: dict[str, Any], tmp_path: Path) -> None:
     assert_in_step(grid, inner)
     assert all(json.dumps(exchange.row(), allow_nan=False) for exchange in grid.exchanges)
     assert all(exchange.line() for exchange in grid.exchanges)
-    known = "holds" not in fields and "records" not in fields
-    assert [start != "" for start in starts(inner, BAD)] == [False, True, known]
+    assert [start != "" for start in starts(inner, BAD)] == [False, True, "holds" not in fields]
+
+
+def raw(data: Any) -> Damage:
+    """Return what puts this in the place of the bytes of a mark."""
+    return remarked(lambda mark: data)
+
+
+def values_of(mark: Mark) -> list[Any]:
+    return list(msgspec.structs.astuple(mark))
+
+
+def packed(*values: Any) -> bytes:
+    return msgspec.msgpack.encode(values)
+
+
+UNREADABLE: dict[str, Damage] = {
+    "no bytes": raw(b""),
+    "a text": raw("mark"),
+    "a number": raw(7),
+    "a list of bytes": raw([b"\x97"]),
+    "noise": raw(bytes(range(256))),
+    "cut short": remarked(lambda mark: packed(*values_of(mark))[:-1]),
+    "trailing bytes": remarked(lambda mark: packed(*values_of(mark)) + b"\x00"),
+    "one field more": remarked(lambda mark: packed(*values_of(mark), 1)),
+    "named fields": remarked(lambda mark: msgspec.msgpack.encode(msgspec.structs.asdict(mark))),
+    "no array": raw(b"\x07"),
+    "lists without end": raw(b"\x91" * 1_000_000),
+    "maps without end": raw(b"\x81\xa1a" * 1_000_000),
+    "as many records as there are": raw(b"\x97\xff\xa0\xdf\xff\xff\xff\xff"),
+    "a ticket of 4 GiB": raw(b"\x97\xff\xdb\xff\xff\xff\xff"),
+    "a ticket that is no text": raw(b"\x97\xff\xa2\xff\xfe\x80\x00\xca\x00\x00\x00\x00"),
+    "a number for records": marked(holds=5),
+    "numbers for digests": marked(holds={"arrays": 1}),
+    "a text for digests": marked(holds="all"),
+    "a partition that is none": marked(partition=math.nan),
+    "bytes for everything": raw(packed(*[b"\xff"] * 7)),
+    "an extension": raw(packed(msgspec.msgpack.Ext(5, b"?"))),
+    "nothing for everything": raw(packed(*[None] * 7)),
+}
+
+
+@pytest.mark.parametrize("damage", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_mark_that_cannot_be_read(damage: Damage, tmp_path: Path) -> None:
+    inner = grid_of(tmp_path, damage=damaging(damage, 2))
+    grid = PressGrid(inner)
+    check_one_bad_round(grid, "refused: expected a reply to the message '.*-3', found one to ''")
+    assert_in_step(grid, inner)
+
+
+def test_a_reason_is_short_whatever_a_mark_says(tmp_path: Path) -> None:
+    inner, strategy = grid_of(tmp_path, damage=damaging(marked(ticket="?" * 10**6), 2)), Watched()
+    strategy.run(PressGrid(inner))
+    assert len(strategy.errors[2][BAD]) < 1100
+
+
+def test_a_mark_beside_fields_that_nobody_knows(tmp_path: Path) -> None:
+    fields = {f"field {i}": [i] * 50 for i in range(50)}
+    damage = remarked(lambda mark: packed(*values_of(mark)), **fields)
+    inner, strategy = grid_of(tmp_path, damage=damaging(damage, 2)), Watched()
+    assert_same_model(strategy.run(PressGrid(inner)).arrays, stock())
+    assert not any(strategy.errors.values())
 
 
 @pytest.mark.parametrize("version", [0, 9, "1", [1]])
 def test_a_mark_of_another_version_is_that_of_a_plain_node(version: Any, tmp_path: Path) -> None:
-    inner, strategy = grid_of(tmp_path, damage=damaging(marked(version=version), 2)), Watched()
+    inner, strategy = (
+        grid_of(tmp_path, damage=damaging(remarked(lambda mark: mark.record()["mark"], version=version), 2)),
+        Watched(),
+    )
     grid = PressGrid(inner)
     assert_same_model(strategy.run(grid).arrays, stock())
     assert [start if start == "plain" else bool(start) for start in starts(inner, BAD)] == [False, True, *["plain"] * 2]
@@ -188,7 +257,7 @@ def test_a_mark_of_another_version_is_that_of_a_plain_node(version: Any, tmp_pat
 
 
 def test_the_base_that_a_node_claims_is_the_one_it_is_not_sent_differences_to(tmp_path: Path) -> None:
-    inner = grid_of(tmp_path, damage=damaging(marked(holds=[OTHER]), 2))
+    inner = grid_of(tmp_path, damage=damaging(marked(holds={"arrays": OTHER}), 2))
     Watched().run(PressGrid(inner))
     assert [bool(start) for start in starts(inner, BAD)] == [False, True, False]
     assert [bool(start) for start in starts(inner, GOOD[0])] == [False, True, True]

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -12,7 +13,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy
 
 from flowerpress import ConfigError, LatentArray, LatentRecord, PressGrid, Spec, parse, press_mod
-from flowerpress.federation.protocol import MARK, RECORD, VERSION, Mark
+from flowerpress.federation.fold import unfold
+from flowerpress.federation.protocol import MARK, RECORD, VERSION, Mark, Offer
 from flowerpress.wire import KEY, PRESSED
 from tests.federation.apps import client, initial
 from tests.federation.local_grid import LocalGrid
@@ -76,7 +78,7 @@ def test_a_model_for_many_nodes_is_coded_once(monkeypatch: pytest.MonkeyPatch) -
     inner = grid_of()
     PressGrid(inner).send_and_receive(messages(content()))
     assert len(calls) == 1
-    assert len({id(m.content.array_records["arrays"]) for m in inner.sent}) == 1
+    assert len({id(m.content) for m in inner.pushed}) == 1
 
 
 @pytest.mark.parametrize(("codec", "encodes"), [("zstd", 2), ("intdelta | zstd", 4)])
@@ -102,11 +104,15 @@ def test_nodes_that_hold_different_models(codec: str, encodes: int, monkeypatch:
 def test_what_travels_is_plain_flower() -> None:
     inner = grid_of()
     PressGrid(inner, "zfp").send_and_receive(messages(content()))
-    for message in inner.sent:
+    for pushed, message in zip(inner.pushed, inner.sent, strict=True):
+        assert [type(record) for record in pushed.content.values()] == [ConfigRecord]
+        assert list(pushed.content[RECORD]) == ["folded"]
         (array,) = message.content.array_records["arrays"].values()
         assert (type(array), array.stype) == (Array, PRESSED)
         assert message.content[RECORD]["version"] == VERSION
-        assert message.content[RECORD]["codec"] == "* = zfp"
+        offer = Offer.find(message.content)
+        assert offer is not None
+        assert offer.codec == "zfp"
 
 
 def test_replies_come_in_the_order_of_partitions_and_compressed() -> None:
@@ -246,9 +252,10 @@ def test_damaged_messages_are_refused_by_the_client(tmp_path: Path) -> None:
     push = inner.push_messages
 
     def damage(sent: Any) -> Any:
-        shared = sent[0].content["arrays"]
-        data = shared[KEY].data[:-1] + b"?"
-        shared[KEY] = Array("uint8", (len(data),), PRESSED, data)
+        for message in sent:
+            message.content = unfold(message.content)
+            data = message.content["arrays"][KEY].data[:-1] + b"?"
+            message.content["arrays"][KEY] = Array("uint8", (len(data),), PRESSED, data)
         return push(sent)
 
     inner.push_messages = damage  # type: ignore[method-assign]
@@ -329,7 +336,8 @@ def test_a_dtype_that_is_no_promotion_is_kept() -> None:
 
 
 def test_metrics() -> None:
-    grid = PressGrid(grid_of())
+    inner = grid_of()
+    grid = PressGrid(inner)
     start("FedAvg", grid, rounds=2)
     assert [(e.message_type, e.server_round) for e in grid.exchanges] == [
         ("train", 1),
@@ -340,7 +348,8 @@ def test_metrics() -> None:
     row = grid.exchanges[0].row()
     raw = (40 * 30 + 30) * 4 + 8
     assert row["down-raw-bytes"] == row["up-raw-bytes"] == 4 * raw
-    assert 0 < row["down-bytes"] < 4 * raw
+    assert sum(e.row()["down-bytes"] + e.row()["up-bytes"] for e in grid.exchanges) == inner.bytes
+    assert row["down-bytes"] < 4 * (raw + 400)  # names and ids; noise cannot be compressed
     assert row["decode-seconds"] > 0
     assert row["encode-seconds"] > 0
     assert [node["partition"] for node in row["nodes"]] == [0, 1, 2, 3]
@@ -350,8 +359,17 @@ def test_metrics() -> None:
 @pytest.mark.parametrize(
     ("offer", "reason"),
     [
-        ({"version": 9, "codec": "zstd"}, "this node speaks protocol 1, the server 9; upgrade one"),
-        ({"version": 1, "codec": "exotic"}, "no codec is called 'exotic'"),
+        (dict(Offer("zstd", version=9).record()), "this node speaks protocol 1, the server 9; upgrade one"),
+        ({"version": 9}, "this node speaks protocol 1, the server 9; upgrade one"),
+        ({"version": 9, "offer": msgspec.msgpack.encode(["zstd", 1, 2, 3])}, "the server 9; upgrade one"),
+        ({"version": "9"}, "the server -1; upgrade one"),
+        ({}, "the server -1; upgrade one"),
+        (dict(Offer("exotic").record()), "no codec is called 'exotic'"),
+        ({"version": 1}, "ChunkError: message: expected an offer of version 1, found other bytes"),
+        ({"version": 1, "offer": b"\x91"}, "expected an offer of version 1"),
+        ({"version": 1, "offer": "zstd"}, "expected an offer of version 1"),
+        ({"version": 1, "offer": b"\x93\xa4zstd\xa0\x81\xa1a\x07"}, "expected an offer of version 1"),
+        ({"version": 1, "offer": b"\x91" * 100_000}, "expected an offer of version 1"),
     ],
 )
 def test_offers_that_a_node_cannot_follow(offer: dict[str, Any], reason: str) -> None:
@@ -360,7 +378,7 @@ def test_offers_that_a_node_cannot_follow(offer: dict[str, Any], reason: str) ->
 
     def changed(sent: Any) -> Any:
         for message in sent:
-            message.content[RECORD] = ConfigRecord(offer)
+            message.content = RecordDict({**unfold(message.content), RECORD: ConfigRecord(offer)})
         return push(sent)
 
     inner.push_messages = changed  # type: ignore[method-assign]
@@ -371,17 +389,16 @@ def test_offers_that_a_node_cannot_follow(offer: dict[str, Any], reason: str) ->
 
 def test_marks_from_a_peer_are_not_believed() -> None:
     grid_of()  # a Message needs to know whose task it is
-    reply = Message(
-        RecordDict({RECORD: ConfigRecord({"version": 1, "partition-id": "x", "raw-bytes": [1, 2]})}), 1, "train"
-    )
-    assert Mark.find(reply) == Mark(raw_bytes=-1, distortion=-1.0, encode_seconds=-1.0, decode_seconds=-1.0)
-    reply.content[RECORD] = ConfigRecord(
-        {"version": 1, "partition-id": math.nan, "records": ["a", "b"], "holds": [1, 2]}
-    )
-    assert Mark.find(reply).partition == -1
-    assert Mark.find(reply).holds == {}
-    reply.content[RECORD] = ConfigRecord({"version": "one"})
-    assert Mark.find(reply) is None
+    reply = Message(RecordDict({RECORD: Mark(3, "t-1", {"arrays": "0"}, 5, 0.5, 1.5, 2.5).record()}), 1, "train")
+    assert Mark.find(reply) == Mark(3, "t-1", {"arrays": "0"}, 5, 0.5, 1.5, 2.5)
+    reply.content[RECORD] = Mark(3, "t-1", {}, 5, math.nan, math.inf, -1e300).record()
+    assert Mark.find(reply) == Mark(3, "t-1", {}, 5, -1.0, -1.0, -1.0)
+    for data in (b"", "?", [b"?"], 1.5, msgspec.msgpack.encode(["x"]), msgspec.msgpack.encode([1, "", {}, math.nan])):
+        reply.content[RECORD] = ConfigRecord({"version": 1, "mark": data})
+        assert Mark.find(reply) == Mark()
+    for record in ({"version": "one", "mark": b""}, {"version": 1}, dict(Offer("zstd").record())):
+        reply.content[RECORD] = ConfigRecord(record)
+        assert Mark.find(reply) is None
 
 
 @pytest.mark.parametrize(

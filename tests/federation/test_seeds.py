@@ -104,7 +104,7 @@ def test_a_model_that_both_ends_added_is_not_sent(
     assert sent_first(inner) == NONE
     assert len(grid.exchanges) == ROUNDS
     assert not any(exchange.row()["failures"] for exchange in grid.exchanges)
-    assert grid.exchanges[0].row()["down-bytes"] == 0
+    assert grid.exchanges[0].row()["down-bytes"] < len(NODES) * 600  # names, digests and the offer
     del grid, result
     assert SEED in Store().holders(DIGEST)
     for node in NODES:
@@ -180,9 +180,10 @@ def test_a_file_that_sorts_its_arrays_is_nearly_as_good(
     grid = PressGrid(inner, "zstd")
     assert bits(run(grid)) == expected
     assert sent_first(inner) == ALL
-    row = grid.exchanges[0].row()
-    assert row["down-bytes"] < row["down-raw-bytes"] / 20
-    assert grid.exchanges[1].row()["down-bytes"] > row["down-raw-bytes"] / 2
+    raw = grid.exchanges[0].row()["down-raw-bytes"] / len(NODES)
+    first_round, second_round = inner.sent[: len(NODES)], inner.sent[len(NODES) : 2 * len(NODES)]
+    assert all(len(m.content.array_records["arrays"][KEY].data) < raw / 20 for m in first_round)
+    assert all(len(m.content.array_records["arrays"][KEY].data) > raw / 2 for m in second_round)
 
 
 def step(inner: LocalGrid, grid: PressGrid) -> tuple[str, str]:

@@ -21,7 +21,7 @@ Points = dict[str, list[tuple[int, float]]]  # rounds and values by name
 
 @pytest.fixture(scope="module")
 def exchanges() -> list[Exchange]:
-    grid = PressGrid(LocalGrid({node: client() for node in (4, 7)}))
+    grid = PressGrid(LocalGrid({node: client() for node in (4, 7)}), "delta | quantize(step=0.01) | entropy")
     FedAvg().start(grid=grid, initial_arrays=initial(), num_rounds=3)
     return grid.exchanges
 

@@ -29,6 +29,13 @@ BUNDLES = {
     "bundle-1-lowrank-tolerance": "lowrank(rank=3, step=0.01) | entropy",
     "bundle-1-contexts-tolerance": "quantize(step=0.015) | entropy",
     "bundle-1-contexts-intdelta": "intdelta | entropy",
+    "bundle-1-joint-lowrank-tolerance": "lowrank(rank=2, step=0.01) | entropy",
+    "bundle-1-positive-delta-tolerance": "delta(positive=true) | quantize(step=0.01) | entropy",
+    "bundle-1-cast-tolerance": "cast | zstd",
+    "bundle-2-positive-delta-tolerance": "delta(positive=true) | quantize(step=0.01) | entropy",
+    "bundle-2-intdelta": "intdelta | zstd",
+    "bundle-2-quantize-delta-tolerance": "delta | quantize(bound=0.01) | entropy",
+    "bundle-2-contexts-intdelta": "intdelta | entropy",
 }
 
 
@@ -65,13 +72,37 @@ def matrices() -> dict[str, np.ndarray]:
     }
 
 
+def low_matrices() -> dict[str, np.ndarray]:
+    """Return small matrices of rank 2, by formula, among them a vector and one of four axes."""
+    rows, columns = np.arange(30.0), np.arange(24.0)
+    x = np.outer(np.sin(rows), np.cos(columns * 0.3)) + np.outer(np.cos(rows * 0.9), np.sin(columns)) * 0.3
+    found = {f"{i}.weight": ((i + 1) * 0.2 * x[: 30 - i]).astype(np.float32) for i in range(4)}
+    return {**found, "conv": x.reshape(30, 6, 2, 2).astype(np.float32), "bias": x[0].astype(np.float32)}
+
+
+def variances() -> dict[str, np.ndarray]:
+    """Return a layer with variances that are positive throughout, and were others before."""
+    place = np.arange(40.0)
+    return {
+        "weight": np.sin(place).reshape(8, 5).astype(np.float32),
+        "var": (0.3 + 0.2 * np.sin(place)).astype(np.float32),
+        "half.var": (0.3 + 0.2 * np.cos(place)).astype(np.float16),
+        "bias": np.cos(place).astype(np.float32),
+    }
+
+
 def arrays_of(name: str) -> dict[str, np.ndarray]:
     """Return what the bundle of this name holds."""
-    return matrices() if "contexts" in name else arrays()
+    others = {"contexts": matrices, "joint": low_matrices, "positive": variances}
+    return next((make for part, make in others.items() if part in name), arrays)()
 
 
 def bases_of(name: str) -> dict[str, np.ndarray]:
     """Return the references of the bundle of this name."""
+    if "positive" in name:
+        return {
+            key: (x * np.linspace(0.25, 2, x.size).reshape(x.shape)).astype(x.dtype) for key, x in variances().items()
+        }
     if "contexts" not in name:
         return bases()
     moved = {key: np.rint(x * 40).astype(np.int32) for key, x in matrices().items()}
@@ -86,7 +117,8 @@ def bases() -> dict[str, np.ndarray]:
 
 def main() -> None:
     for name, codec in BUNDLES.items():
-        _write(HERE / f"{name}.fpb", pack(arrays_of(name), codec, bases=bases_of(name) if "delta" in codec else None))
+        bases = bases_of(name) if "delta" in codec else None
+        _write(HERE / f"{name}.fpb", pack(arrays_of(name), codec, bases=bases, by_schema="bundle-2" in name))
     for half in (True, False):
         records: list[dict[str, Any]] = []
         latent = {"z": arrays()["layer.weight"].reshape(1, 4, 10, 15)}

@@ -15,6 +15,7 @@ LOSSY = ("float16", "float32", "float64", "bfloat16")
 @pytest.mark.parametrize("path", sorted(HERE.glob("*.fpb")), ids=lambda path: path.stem)
 def test_bundles(path: Path) -> None:
     bundle, expected = Bundle.open(path, bases=bases_of(path.stem)), arrays_of(path.stem)
+    assert path.read_bytes()[:4] == b"FPB" + bytes([int(path.stem.split("-")[1])])
     assert list(bundle) == list(expected)
     for key, x in expected.items():
         y = bundle[key]
@@ -28,7 +29,7 @@ def test_bundles(path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in BUNDLES if "contexts" in name])
 def test_contexts_are_used(name: str) -> None:
     data = (HERE / f"{name}.fpb").read_bytes()
-    layout = Bundle(data).layout
+    layout = Bundle(data, bases=bases_of(name)).layout
     assert 3 in [data[4 + start + chunk.header] for start, chunk in zip(layout.offsets, layout.chunks, strict=True)]
     assert len(data) < 4096
 

@@ -1,46 +1,10 @@
-"""Image classification with a small CNN: what a client trains and a server evaluates. Plain torch, on a GPU if any."""
+"""Classification: how a client trains a model and a server evaluates it. Plain torch, on a GPU if any."""
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from flowerpress.apps.data import Images
-
-
-class Cnn(nn.Module):
-    """Two convolutions with batch normalisation, and two linear layers: 0.2 M parameters on 8x8 digits.
-
-    Parameters
-    ----------
-    channels, height, width : int
-        Of the images.
-    classes : int
-        Number of labels.
-    """
-
-    def __init__(self, channels: int, height: int, width: int, classes: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1)
-        self.norm1 = nn.BatchNorm2d(32)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(64)
-        self.pool = nn.AdaptiveAvgPool2d((min(height // 2, 8), min(width // 2, 8)))
-        self.fc1 = nn.Linear(64 * min(height // 2, 8) * min(width // 2, 8), 176)
-        self.fc2 = nn.Linear(176, classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return logits of shape (n, classes) for images of shape (n, channels, height, width)."""
-        x = functional.relu(self.norm1(self.conv1(x)))
-        x = self.pool(functional.relu(self.norm2(self.conv2(x))))
-        return self.fc2(functional.relu(self.fc1(x.flatten(1))))  # type: ignore[no-any-return]
-
-
-def model_for(images: Images, seed: int) -> Cnn:
-    """Return a model for such images, the same for equal seeds; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _, channels, height, width = images.pixels.shape
-        return Cnn(channels, height, width, images.classes)
 
 
 def device() -> torch.device:

@@ -1,15 +1,29 @@
 """The client app: train and evaluate on this node's part of the images."""
 
-from typing import cast
+from functools import partial
+from typing import TYPE_CHECKING, cast
 
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.data import Images, Partitioning, client_images
+from flowerpress.apps.ordered import PLACE
 from flowerpress.federation.mod import press_mod
 
-app = ClientApp(mods=[press_mod])
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def initial(context: Context) -> ArrayRecord:
+    """Return the model that a run starts from, as the server makes it: it need not be sent."""
+    from flowerpress.apps.models import model_for
+
+    config, images = _settings(context)
+    return ArrayRecord(model_for(config.model, images, config.seed).state_dict())
+
+
+app = ClientApp(mods=[partial(press_mod, initial=initial)])
 
 
 @app.train()
@@ -17,9 +31,7 @@ def train(message: Message, context: Context) -> Message:
     """Train the global model for some epochs; reply with its state and the number of images."""
     from flowerpress.apps import classify
 
-    config, images = _prepare(context)
-    model = classify.model_for(images, config.seed)
-    model.load_state_dict(_arrays(message).to_torch_state_dict())
+    config, images, model = _prepare(message, context)
     server_round = message.content.config_records["config"]["server-round"]
     seed = config.seed + 1000 * cast("int", server_round) + int(context.node_config["partition-id"])
     loss = classify.train(
@@ -39,23 +51,36 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on this node's images."""
     from flowerpress.apps import classify
 
-    config, images = _prepare(context)
-    model = classify.model_for(images, config.seed)
-    model.load_state_dict(_arrays(message).to_torch_state_dict())
+    _, images, model = _prepare(message, context)
     loss, accuracy = classify.evaluate(model, images)
     metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(images)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-def _prepare(context: Context) -> tuple[Config, Images]:
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Say which partition this node has; see `OrderedGrid`."""
+    place = ConfigRecord({"partition-id": int(context.node_config["partition-id"])})
+    return Message(RecordDict({PLACE: place}), reply_to=message)
+
+
+def _prepare(message: Message, context: Context) -> tuple[Config, Images, "nn.Module"]:
+    """Return the configuration, this node's images, and the model with the state that the message carries."""
+    from flowerpress.apps.models import model_with
+
+    config, images = _settings(context)
+    return config, images, model_with(config.model, images, _arrays(message).to_torch_state_dict())
+
+
+def _settings(context: Context) -> tuple[Config, Images]:
+    """Return the configuration and this node's images; set the threads of torch."""
     import torch
 
     config = Config.read(context.run_config)
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
     parts = int(context.node_config["num-partitions"])
-    partitioning = Partitioning(config.dataset, config.partitioner, config.dirichlet_alpha, config.seed, parts)
-    return config, client_images(partitioning, int(context.node_config["partition-id"]))
+    return config, client_images(Partitioning.of(config, parts), int(context.node_config["partition-id"]))
 
 
 def _arrays(message: Message) -> ArrayRecord:

@@ -1,5 +1,6 @@
 """The run configuration of the app, checked: Flower itself checks neither types nor ranges."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Self
@@ -7,17 +8,28 @@ from typing import Self
 from flowerpress.codecs.policy import Policy
 from flowerpress.errors import ConfigError
 
+_LEAST = {"num_server_rounds": 1, "local_epochs": 1, "batch_size": 1, "torch_threads": 0, "image_size": 0}
+
+_KINDS = {"str": str, "int": int, "float": float, "bool": bool}
+SEED, WHOLE = "seed", "whole"  # how clients get the model that a run starts from
+
 
 @dataclass(frozen=True)
 class Config:
     """What ``[tool.flwr.app.config]`` documents, under the same names with underscores."""
 
     codec: str
+    codec_down: str
+    first: str
+    error_feedback: bool
     dataset: str
+    image_size: int
+    model: str
     partitioner: str
     dirichlet_alpha: float
     seed: int
     strategy: str
+    server_learning_rate: float
     num_server_rounds: int
     fraction_train: float
     fraction_evaluate: float
@@ -28,9 +40,13 @@ class Config:
     output_dir: str
 
     def __post_init__(self) -> None:
-        if self.codec:
-            Policy.parse(self.codec)
-        for name, low in (("num_server_rounds", 1), ("local_epochs", 1), ("batch_size", 1), ("torch_threads", 0)):
+        if self.first not in (SEED, WHOLE):
+            Policy.parse(self.first)
+        for codec in filter(None, (self.codec, self.codec_down)):
+            Policy.parse(codec)
+        if self.codec_down and not self.codec:
+            raise ConfigError("run config: expected a codec beside codec-down; stock Flower (codec='') has neither")
+        for name, low in _LEAST.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"run config: expected {_kebab(name)} of {low} or more, found {getattr(self, name)}")
         for name in ("dirichlet_alpha", "learning_rate"):
@@ -39,6 +55,10 @@ class Config:
         for name in ("fraction_train", "fraction_evaluate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"run config: expected {_kebab(name)} from 0 to 1, found {getattr(self, name)}")
+
+        if not 0 <= self.server_learning_rate < math.inf:
+            found = self.server_learning_rate
+            raise ConfigError(f"run config: expected server-learning-rate of 0 (the default) or more, found {found}")
 
     @classmethod
     def read(cls, run_config: Mapping[str, bool | float | int | str]) -> Self:
@@ -49,8 +69,10 @@ class Config:
             if key not in run_config:
                 raise ConfigError(f"run config: expected the key {key!r}; it has {sorted(run_config)}")
             value = run_config[key]
-            kind = {"str": str, "int": int, "float": float}[str(f.type).removeprefix("<class '").removesuffix("'>")]
-            if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+            kind = _KINDS[str(f.type).removeprefix("<class '").removesuffix("'>")]
+            if isinstance(value, bool) != (kind is bool) or not isinstance(
+                value, (int, float) if kind is float else kind
+            ):
                 raise ConfigError(f"run config: expected {key} of type {kind.__name__}, found {value!r}")
             values[f.name] = kind(value)
         return cls(**values)  # type: ignore[arg-type]

@@ -1,11 +1,14 @@
 """What a run leaves behind: a line per round, a summary, the final model, a table and a plot.
 
-``metrics.jsonl`` has one object per round: accuracy and loss of the global model, and the exchanges of that round, with
-bytes and seconds per node. ``summary.json`` has the sums, ``model.fpb`` the final model as a bundle.
+``metrics.jsonl`` has one object per round: accuracy and loss of the global model, the bytes of all Flower objects
+(``down-object-bytes``, ``up-object-bytes``), and the exchanges of that round, with bytes of array data and seconds per
+node; stock Flower has none, and its array data is counted on its grid. ``summary.json`` has the sums, ``model.fpb`` the
+final model as a bundle.
 """
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,23 +25,34 @@ _SUMS = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes", "encode-sec
 
 
 class Results:
-    """Writes a run's results as they come; with an empty ``output-dir`` it writes nothing."""
+    """Writes a run's results as they come; with an empty ``output-dir`` it writes nothing.
 
-    def __init__(self, config: Config, exchanges: Sequence[Exchange]) -> None:
+    Parameters
+    ----------
+    config : Config
+        Of the run.
+    exchanges : sequence of Exchange
+        What `PressGrid` notes; empty for stock Flower.
+    counts : Counter
+        What `CountingGrid` counts in its place.
+    """
+
+    def __init__(self, config: Config, exchanges: Sequence[Exchange], counts: Counter[str]) -> None:
         self._folder = Path(config.output_dir) if config.output_dir else None
         if self._folder and not self._folder.is_absolute():
             raise ConfigError(f"run config: expected output-dir to be an absolute path, found {config.output_dir!r}")
         self._config = config
         self._exchanges = exchanges
-        self._seen = 0
+        self._counts = counts
+        self._seen, self._counted = 0, Counter[str]()
         self._started = time.monotonic()
 
     def add_round(self, server_round: int, loss: float, accuracy: float) -> None:
         """Add a round, of which 0 is the initial model."""
-        new, self._seen = self._exchanges[self._seen :], len(self._exchanges)
-        rows = [exchange.row() for exchange in new]
+        rows = [exchange.row() for exchange in self._exchanges[self._seen :]]
+        self._seen = len(self._exchanges)
         row = {"round": server_round, "accuracy": accuracy, "loss": loss, "seconds": self._seconds()}
-        self._append({**row, **totals(rows), "exchanges": rows})
+        self._append({**row, **totals(rows), **self._counted_now(), "exchanges": rows})
 
     def finish(self, model: ArrayRecord) -> None:
         """Write the model and the summary."""
@@ -57,6 +71,12 @@ class Results:
             "config": vars(self._config),
         }
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+    def _counted_now(self) -> dict[str, int]:
+        """Return what was counted since the last round; nothing where exchanges say it."""
+        new = self._counts - self._counted
+        self._counted = Counter(self._counts)
+        return dict(new)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._started

@@ -1,13 +1,16 @@
 """The server app: a strategy of Flower's over a PressGrid, the global model evaluated after each round."""
 
+import inspect
 import random
 
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp, strategy
 from flwr.serverapp.strategy import Strategy
 
-from flowerpress.apps.config import Config
+from flowerpress.apps.config import SEED, WHOLE, Config
+from flowerpress.apps.counting import CountingGrid
 from flowerpress.apps.data import test_images
+from flowerpress.apps.ordered import OrderedGrid
 from flowerpress.apps.results import Results
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
@@ -20,14 +23,20 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run all rounds; raise RunError if none of them brought a usable reply, or as the grid does."""
     from flowerpress.apps import classify
+    from flowerpress.apps.models import model_for
 
     config = Config.read(context.run_config)
     random.seed(config.seed)  # Flower samples nodes with it
-    press_grid = PressGrid(grid, config.codec) if config.codec else None
-    images = test_images(config.dataset, config.seed)
-    model = classify.model_for(images, config.seed)
+    grid = OrderedGrid(grid, config.seed) if _order_matters(config) else grid
+    press_grid, counting = _pressed(grid, config) if config.codec else None, CountingGrid(grid)
+    images = test_images(config.dataset, config.seed, config.image_size)
+    model = model_for(config.model, images, config.seed)
     initial = ArrayRecord(model.state_dict())
-    results = Results(config, press_grid.exchanges if press_grid else [])
+    if press_grid and config.first == SEED:
+        press_grid.seed(initial)
+    elif press_grid and config.first != WHOLE:
+        initial = press_grid.define(initial, config.first)
+    results = Results(config, press_grid.exchanges if press_grid else [], counting.counts)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         model.load_state_dict(arrays.to_torch_state_dict())
@@ -36,7 +45,7 @@ def main(grid: Grid, context: Context) -> None:
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
     result = _strategy(config).start(
-        grid=press_grid or grid,
+        grid=press_grid or counting,
         initial_arrays=initial,
         num_rounds=config.num_server_rounds,
         evaluate_fn=evaluate,
@@ -48,12 +57,32 @@ def main(grid: Grid, context: Context) -> None:
     results.finish(dtypes.restore("arrays", result.arrays))
 
 
+def _pressed(grid: Grid, config: Config) -> PressGrid:
+    return PressGrid(grid, config.codec, down=config.codec_down or None, error_feedback=config.error_feedback)
+
+
+def _order_matters(config: Config) -> bool:
+    """Tell whether a run can be repeated only if nodes are ordered: some are sampled, or nobody orders replies."""
+    return not config.codec or any(0 < share < 1 for share in (config.fraction_train, config.fraction_evaluate))
+
+
 def _strategy(config: Config) -> Strategy:
     cls = getattr(strategy, config.strategy, None)
     if not (isinstance(cls, type) and issubclass(cls, Strategy)):
         names = [n for n in strategy.__all__ if n not in ("Result", "Strategy")]
         raise ConfigError(f"run config: expected a strategy among {', '.join(names)}, found {config.strategy!r}")
+    options = {"fraction_train": config.fraction_train, "fraction_evaluate": config.fraction_evaluate}
+    if config.server_learning_rate:
+        options[_rate_of(cls)] = config.server_learning_rate
     try:
-        return cls(fraction_train=config.fraction_train, fraction_evaluate=config.fraction_evaluate)  # type: ignore[call-arg]
+        return cls(**options)
     except TypeError as error:
         raise ConfigError(f"run config: strategy {config.strategy} needs more than its defaults: {error}") from error
+
+
+def _rate_of(cls: type[Strategy]) -> str:
+    """Return what a strategy calls the server's learning rate."""
+    for name in ("eta", "server_learning_rate"):
+        if name in inspect.signature(cls).parameters:
+            return name
+    raise ConfigError(f"run config: expected server-learning-rate=0.0, as {cls.__name__} has none, or FedAdam, FedAvgM")

@@ -3,6 +3,8 @@
     "FPB" version:u8 │ chunk │ chunk │ … │ manifest │ manifest length:u32 digest:u64
                        ▲ header (zstd) + payload      ▲ where to start reading
 
+Version 2 is for messages: the reader has the names, dtypes and shapes from its references, and chunks have no headers.
+
 Nothing in it is believed: digests, lengths and limits are checked before a byte is decoded, and before memory is taken.
 """
 
@@ -15,18 +17,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import xxhash
 
-from flowerpress.chunks import manifest
+from flowerpress.chunks import manifest, schema
 from flowerpress.chunks.encode import RAW, cut, spread
 from flowerpress.chunks.header import FLAGS, OWN, unpress_header
-from flowerpress.chunks.manifest import ChunkEntry
-from flowerpress.chunks.pack import HEAD, TAIL, tail
+from flowerpress.chunks.manifest import ArrayEntry, ChunkEntry
+from flowerpress.chunks.pack import BY_SCHEMA, HEAD, TAIL, tail
+from flowerpress.chunks.parts import JOIN
 from flowerpress.codecs.base import Pipeline, Spec, check_base
-from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, numpy_dtype
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, all_finite, dtype_name, numpy_dtype
 from flowerpress.codecs.raw import check_length
 from flowerpress.errors import ChunkError
 
 if TYPE_CHECKING:
     import mmap
+
+_MOST_KEPT = 4  # joined chunks
 
 
 class Source(Protocol):
@@ -85,22 +90,23 @@ class Clock:
 
 
 class Bundle(Mapping[str, Host]):
-    """The arrays of a bundle by name, decoded anew each time they are read; memory is one array and one chunk.
+    """The arrays of a bundle by name, decoded anew each time they are read; memory is one array and a few chunks.
 
     Parameters
     ----------
     source : bytes, Memory, File
         Where the bundle is. `Bundle.open` takes a path.
     bases : mapping of str to ndarray or tensor, optional
-        The references that the writer coded differences to.
+        The references that the writer coded differences to. A bundle that was written ``by_schema`` needs them to be
+        opened at all, with the names, dtypes and shapes, and in the order, that the writer's had.
     finite : bool
         Refuse, when it is read, an array that holds NaN or infinities.
 
     Raises
     ------
     ChunkError
-        If the bytes are not a bundle of this version, or its manifest is damaged or contradicts itself. Chunks are
-        checked when they are read.
+        If the bytes are not a bundle of these versions, its manifest is damaged or contradicts itself, or it names the
+        schema of other references. Chunks are checked when they are read.
 
     >>> from flowerpress.chunks.pack import pack
     >>> bundle = Bundle(pack({"w": np.eye(2, dtype="float32")}))
@@ -118,18 +124,20 @@ class Bundle(Mapping[str, Host]):
         size = len(self.source)
         if size < len(HEAD) + TAIL or (head := bytes(self.source.read(0, len(HEAD))))[:3] != HEAD[:3]:
             raise ChunkError(f"bundle: expected {HEAD[:3]!r} and at least {len(HEAD) + TAIL} bytes, found {size}")
-        if head != HEAD:
-            raise ChunkError(f"bundle: expected version {HEAD[3]}, found {head[3]}; upgrade flowerpress to read it")
+        if head not in (HEAD, BY_SCHEMA):
+            raise ChunkError(f"bundle: expected version 1 or 2, found {head[3]}; upgrade flowerpress to read it")
         end = bytes(self.source.read(size - TAIL, size))
         start = size - TAIL - int.from_bytes(end[:4], "little")
         if start < len(HEAD):
             raise ChunkError(f"bundle: a manifest of {size - TAIL - start} bytes does not fit into {size}")
         data = self.source.read(start, size - TAIL)
-        if tail(data) != end:
+        if tail(data, head) != end:
             raise ChunkError("bundle: the manifest is not the one that was written; the bytes are damaged")
-        self.layout = manifest.decode(data, start - len(HEAD))
+        self._headed = head == HEAD
+        found = manifest.decode(data) if self._headed else schema.decode(data, _entries(self.bases))
+        self.layout = manifest.check(found, start - len(HEAD))
         self._index = {spec.key: i for i, spec in enumerate(self.layout.specs)}
-        self._last: tuple[int, Host] | None = None  # the joined chunk that was decoded last
+        self._kept: tuple[tuple[int, Host], ...] = ()  # joined chunks, by number, that are being read
         self._verified = False
         self.clock = Clock()
 
@@ -213,19 +221,30 @@ class Bundle(Mapping[str, Host]):
         first, last, _ = slice(start, stop).indices(spec.size)
         out = _empty(spec.dtype, max(last - first, 0))
         for number in self.layout.holders[i]:
-            self._copy(number, i, first, out)
+            if (found := self._overlap(number, i, first, last)) is not None:
+                there, here = found
+                out[there] = self._joined(number)[here]
+            if self.layout.chunks[number].arrays[-1] == i:  # in order, nobody will ask for this chunk again
+                self._kept = tuple(kept for kept in self._kept if kept[0] != number)
         return out.reshape(spec.shape) if (first, last) == (0, spec.size) else out
 
     def read_all(self, workers: int | None = None) -> dict[str, Host]:
         """Return all arrays, decoded on several threads (all cores by default)."""
         specs = self.layout.specs
         flat = [_empty(spec.dtype, spec.size) for spec in specs]
-        tasks = [(number, i) for i, numbers in enumerate(self.layout.holders) for number in numbers]
+        members: list[list[int]] = [[] for _ in self.layout.chunks]
+        for i, numbers in enumerate(self.layout.holders):
+            for number in numbers:
+                members[number].append(i)
 
-        def copy(task: tuple[int, int]) -> None:
-            self._copy(*task, 0, flat[task[1]])
+        def copy(number: int) -> None:
+            chunk = self._decode(number)
+            for i in members[number]:
+                if (found := self._overlap(number, i, 0, specs[i].size)) is not None:
+                    there, here = found
+                    flat[i][there] = chunk[here]
 
-        spread(copy, sorted(tasks), workers, sum(spec.nbytes for spec in specs))
+        spread(copy, range(len(members)), workers, sum(spec.nbytes for spec in specs))
         return {spec.key: x.reshape(spec.shape) for spec, x in zip(specs, flat, strict=True)}
 
     def verify(self) -> None:
@@ -237,17 +256,25 @@ class Bundle(Mapping[str, Host]):
             self._chunk(number)
         self._verified = isinstance(self.source, Memory)
 
-    def _copy(self, number: int, i: int, first: int, out: Host) -> None:
-        """Copy what chunk ``number`` holds of array ``i`` to where it belongs in ``out``, which begins at ``first``."""
+    def _overlap(self, number: int, i: int, first: int, last: int) -> tuple[slice, slice] | None:
+        """Return what a chunk has of elements ``first`` to ``last`` of array ``i``: where among them, where in it."""
         chunk = self.layout.chunks[number]
-        begin = 0 if len(chunk.arrays) > 1 else chunk.start  # in elements of the array
-        end = self.layout.specs[i].size if len(chunk.arrays) > 1 else chunk.stop
-        low, high = max(first, begin), min(first + out.size, end)
-        if low < high:
-            place = self.layout.places[i] - begin
-            out[low - first : high - first] = self._decode(number)[place + low : place + high]
-        if chunk.arrays[-1] == i:  # in order, nobody will ask for this chunk again
-            self._last = None
+        joined = len(chunk.arrays) > 1
+        begin, end = (0, self.layout.specs[i].size) if joined else (chunk.start, chunk.stop)
+        low, high = max(first, begin), min(last, end)
+        place = self.layout.places[i] - begin
+        return (slice(low - first, high - first), slice(place + low, place + high)) if low < high else None
+
+    def _joined(self, number: int) -> Host:
+        """Decode a chunk; joined ones are kept for the arrays that follow, the last few, as chunks may take turns."""
+        for kept, flat in self._kept:
+            if kept == number:
+                return flat
+        flat = self._decode(number)
+        if len(self.layout.chunks[number].arrays) > 1:
+            small = tuple(kept for kept in self._kept if kept[1].nbytes <= JOIN)
+            self._kept = (*small[1 - _MOST_KEPT :], (number, flat))
+        return flat
 
     def _chunk(self, number: int) -> tuple[Buffer, Buffer]:
         """Return header and payload of a chunk whose digest is right."""
@@ -258,17 +285,13 @@ class Bundle(Mapping[str, Host]):
         return data[: chunk.header], data[chunk.header :]
 
     def _decode(self, number: int) -> Host:
-        """Decode a chunk, flat; a joined one is kept until another is read, for the arrays that follow."""
-        last = self._last
-        if last is not None and last[0] == number:
-            return last[1]
+        """Decode a chunk, flat."""
         chunk = self.layout.chunks[number]
         spec, pipeline = self.layout.elements(chunk), self.layout.pipelines[chunk.pipeline]
         started = time.perf_counter()
         header, payload = self._chunk(number)
-        flags, nbytes = unpress_header(header)
-        if nbytes != spec.nbytes or flags not in (OWN, *(f for f, dtype in FLAGS.items() if dtype == spec.dtype)):
-            raise ChunkError(f"bundle: chunk {number}: expected a header for {spec.nbytes} bytes of {spec.dtype}")
+        if self._headed:
+            _check_header(header, number, spec)
         try:
             flat = self._flat(pipeline, payload, chunk, spec)
         except ChunkError:
@@ -277,8 +300,6 @@ class Bundle(Mapping[str, Host]):
             raise ChunkError(f"bundle: chunk {number}: {pipeline} failed: {error!r}") from error
         if self.finite and not all_finite(flat):
             raise ChunkError(f"bundle: chunk {number}: expected finite values, found NaN or infinities")
-        if len(chunk.arrays) > 1:
-            self._last = number, flat
         self.clock.seconds += time.perf_counter() - started
         return flat
 
@@ -307,6 +328,19 @@ class Bundle(Mapping[str, Host]):
         ):
             return None
         return cut(bases, chunk.start, chunk.stop).reshape(spec.shape)
+
+
+def _entries(arrays: Mapping[str, ArrayLike]) -> tuple[ArrayEntry, ...]:
+    """Return names, dtypes and shapes; those of a bundle without decoding it."""
+    if isinstance(arrays, Bundle):
+        return tuple(ArrayEntry(spec.key, spec.dtype, spec.shape) for spec in arrays.layout.specs)
+    return tuple(ArrayEntry(key, dtype_name(x), tuple(x.shape)) for key, x in arrays.items())
+
+
+def _check_header(header: Buffer, number: int, spec: Spec) -> None:
+    flags, nbytes = unpress_header(header)
+    if nbytes != spec.nbytes or flags not in (OWN, *(f for f, dtype in FLAGS.items() if dtype == spec.dtype)):
+        raise ChunkError(f"bundle: chunk {number}: expected a header for {spec.nbytes} bytes of {spec.dtype}")
 
 
 def _empty(dtype: str, size: int) -> Host:

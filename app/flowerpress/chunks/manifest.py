@@ -14,7 +14,7 @@ lie one after the other, so that offsets cannot overlap.
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import msgspec
 import zstandard
@@ -27,13 +27,17 @@ from flowerpress.errors import ChunkError, ConfigError
 
 MOST_CHUNK = 64 << 20  # bytes of the arrays in one chunk
 MOST_ENTRIES = 1 << 16
-_MOST_MANIFEST = 6 << 20
+MOST_MANIFEST = 6 << 20  # bytes, not compressed
 _FRAME = b"\x28\xb5\x2f\xfd"
 
-_Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
-_Index = Annotated[int, msgspec.Meta(ge=0, lt=MOST_ENTRIES)]
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 48)]
+Index: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MOST_ENTRIES)]
+Indices: TypeAlias = Annotated[tuple[Index, ...], msgspec.Meta(min_length=1, max_length=MOST_ENTRIES)]
+Payload: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+Copies: TypeAlias = Annotated[tuple[tuple[Index, Index], ...], msgspec.Meta(max_length=MOST_ENTRIES)]
 _Key = Annotated[str, msgspec.Meta(max_length=1024)]
 _Text = Annotated[str, msgspec.Meta(max_length=2048)]
+Pipelines: TypeAlias = Annotated[tuple[_Text, ...], msgspec.Meta(max_length=256)]
 
 
 class ArrayEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +45,7 @@ class ArrayEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 
     key: _Key
     dtype: _Key
-    shape: Annotated[tuple[_Number, ...], msgspec.Meta(max_length=32)]
+    shape: Annotated[tuple[Number, ...], msgspec.Meta(max_length=32)]
 
     @property
     def spec(self) -> Spec:
@@ -52,12 +56,12 @@ class ArrayEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 class ChunkEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """What one chunk holds, how it was coded, and how long it is."""
 
-    pipeline: _Index
-    arrays: Annotated[tuple[_Index, ...], msgspec.Meta(min_length=1, max_length=MOST_ENTRIES)]
-    start: _Number
-    stop: _Number
+    pipeline: Index
+    arrays: Indices
+    start: Number
+    stop: Number
     header: Annotated[int, msgspec.Meta(ge=0, lt=128)]
-    payload: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+    payload: Payload
     digest: Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 
     @property
@@ -70,8 +74,8 @@ class Manifest(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     """The whole manifest, as it travels."""
 
     arrays: Annotated[tuple[ArrayEntry, ...], msgspec.Meta(max_length=MOST_ENTRIES)]
-    copies: Annotated[tuple[tuple[_Index, _Index], ...], msgspec.Meta(max_length=MOST_ENTRIES)]
-    pipelines: Annotated[tuple[_Text, ...], msgspec.Meta(max_length=256)]
+    copies: Copies
+    pipelines: Pipelines
     chunks: Annotated[tuple[ChunkEntry, ...], msgspec.Meta(max_length=MOST_ENTRIES)]
 
     def encode(self) -> bytes:
@@ -117,19 +121,26 @@ class Layout:
         return joined.cut(chunk.start, chunk.stop)
 
 
-def decode(data: Buffer, space: int) -> Layout:
-    """Return the checked layout of a manifest whose chunks take ``space`` bytes.
+def decode(data: Buffer) -> Manifest:
+    """Return what the bytes of a manifest say, which `check` has still to check; ChunkError if they are none.
 
-    Raises ChunkError unless every element of every array is coded exactly once, in chunks that fill the space. Memory
-    is bounded by limits that are checked before anything is built: 6 MiB of manifest, 65,536 arrays and chunks.
+    Memory is bounded by limits that are checked before anything is built: 6 MiB of manifest, 65,536 arrays and chunks.
     """
     try:
-        plain = decompress(data, _MOST_MANIFEST) if data[:4] == _FRAME else data
-        manifest = msgspec.msgpack.decode(plain, type=Manifest)
-        specs = tuple(entry.spec for entry in manifest.arrays)
-        pipelines = tuple(map(parse, manifest.pipelines))
+        plain = decompress(data, MOST_MANIFEST) if data[:4] == _FRAME else data
+        return msgspec.msgpack.decode(plain, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ChunkError(f"bundle manifest: {error}") from error
+
+
+def check(manifest: Manifest, space: int) -> Layout:
+    """Return the layout of a manifest whose chunks take ``space`` bytes.
+
+    Raises ChunkError unless every element of every array is coded exactly once, in chunks that fill the space.
+    """
+    try:
+        specs = tuple(entry.spec for entry in manifest.arrays)
+        pipelines = tuple(map(parse, manifest.pipelines))
     except ConfigError as error:
         raise ChunkError(f"bundle manifest names what is not known here: {error}") from error
     ends = list(accumulate((chunk.size for chunk in manifest.chunks), initial=0))

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from flowerpress.chunks import schema
 from flowerpress.chunks.encode import Encoded, Job
 from flowerpress.chunks.header import FLAGS, OWN, press_header
 from flowerpress.chunks.manifest import MOST_ENTRIES, ArrayEntry, ChunkEntry, Manifest
@@ -23,6 +25,7 @@ from flowerpress.codecs.zfp import Zfp
 from flowerpress.errors import ConfigError
 
 HEAD = b"FPB\x01"  # the magic, and the version
+BY_SCHEMA = b"FPB\x02"
 TAIL = 12  # manifest length u32, digest of everything but the chunks u64
 _FLAGS = {dtype: flags for flags, dtype in FLAGS.items()}
 A = TypeVar("A", bound=ArrayLike)
@@ -35,6 +38,7 @@ def pack(
     codec: str | Codec | Callable[[Spec], Pipeline] = "zstd",
     *,
     bases: Mapping[str, ArrayLike] | None = None,
+    by_schema: bool = False,
     keep_input: bool = True,
     workers: int | None = None,
 ) -> bytes:
@@ -50,6 +54,10 @@ def pack(
     bases : mapping of str to ndarray or tensor, optional
         References that the reader holds, by name, for codecs that code differences; those of another dtype or shape
         than their array are left aside.
+    by_schema : bool
+        Leave out what the references tell a reader who cannot decode without them anyway: names, dtypes and shapes, if
+        theirs are the same in the same order. Such a bundle does not describe itself: it is for a message whose reader
+        knows which references to open it with.
     keep_input : bool
         If False, arrays are removed from the mapping as soon as they are encoded.
     workers : int, optional
@@ -68,13 +76,15 @@ def pack(
     if max(len(specs), len(divide([(i, specs[i], pipeline) for i, pipeline in pipelines.items()]))) > MOST_ENTRIES:
         raise ConfigError(f"bundle: expected at most {MOST_ENTRIES} arrays and chunks, found {len(specs)}")
     job = Job(arrays, specs, workers)
+    known = by_schema and list(bases or ()) == list(arrays) and all(spec.base is not None for spec in specs)
+    assemble = partial(_assemble, entries, copies, known=known)
     if all(pipeline.settled for pipeline in pipelines.values()):
         chunks = job.encode(pipelines, keep_input=keep_input)
     else:
-        chunks = settle(job, pipelines, lambda found: len(_assemble(entries, copies, found)))
+        chunks = settle(job, pipelines, lambda found: len(assemble(found)))
     if not keep_input:
         arrays.clear()
-    return _assemble(entries, copies, chunks)
+    return assemble(chunks)
 
 
 def save(path: str | Path, bundle: Buffer) -> None:
@@ -139,13 +149,16 @@ def _equal(x: ArrayLike, y: ArrayLike) -> bool:
     return is_torch(x) or is_torch(y) or np.array_equal(as_bytes(x), as_bytes(y))
 
 
-def _assemble(arrays: tuple[ArrayEntry, ...], copies: dict[int, int], chunks: list[Encoded]) -> bytes:
+def _assemble(arrays: tuple[ArrayEntry, ...], copies: dict[int, int], chunks: list[Encoded], *, known: bool) -> bytes:
+    """Return the bundle; without what the reader knows, if it needs references to decode it."""
+    short = known and any(_needs_reference(chunk.part) for chunk in chunks)
+    head = BY_SCHEMA if short else HEAD
     pipelines = sorted({str(chunk.part.pipeline) for chunk in chunks})
-    buffers: list[Buffer] = [HEAD]
+    buffers: list[Buffer] = [head]
     entries = []
     for chunk in chunks:
         part = chunk.part
-        header = press_header(_flags(part), part.spec.nbytes)
+        header = b"" if short else press_header(_flags(part), part.spec.nbytes)
         digest = xxhash.xxh3_64(header)
         for buffer in chunk.payload:
             digest.update(buffer)
@@ -153,17 +166,22 @@ def _assemble(arrays: tuple[ArrayEntry, ...], copies: dict[int, int], chunks: li
         buffers += [header, *chunk.payload]
         number = pipelines.index(str(part.pipeline))
         entries.append(ChunkEntry(number, part.arrays, part.start, part.stop, len(header), size, digest.digest()))
-    manifest = Manifest(arrays, tuple(copies.items()), tuple(pipelines), tuple(entries)).encode()
-    return b"".join([*buffers, manifest, tail(manifest)])
+    whole = Manifest(arrays, tuple(copies.items()), tuple(pipelines), tuple(entries))
+    manifest = schema.encode(whole) if short else whole.encode()
+    return b"".join([*buffers, manifest, tail(manifest, head)])
 
 
-def tail(manifest: Buffer) -> bytes:
+def tail(manifest: Buffer, head: bytes = HEAD) -> bytes:
     """Return the 12 bytes that close a bundle: the manifest's length, and the XXH3-64 of head, manifest and length."""
     length = len(manifest).to_bytes(4, "little")
-    digest = xxhash.xxh3_64(HEAD)
+    digest = xxhash.xxh3_64(head)
     digest.update(manifest)
     digest.update(length)
     return length + digest.digest()
+
+
+def _needs_reference(part: Part) -> bool:
+    return part.spec.base is not None and bool(part.pipeline.refuses(replace(part.spec, base=None)))
 
 
 def _flags(part: Part) -> bytes:

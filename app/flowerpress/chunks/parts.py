@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import lcm, prod
+from operator import attrgetter
 
 from flowerpress.chunks.manifest import MOST_CHUNK
 from flowerpress.codecs.base import Pipeline, Spec
@@ -28,28 +29,30 @@ class _Choice:
     number: int
     spec: Spec
     pipeline: Pipeline
+    kind: tuple[str, str, bool]  # what joined arrays have in common
 
 
 def divide(specs: Sequence[tuple[int, Spec, Pipeline]]) -> list[Part]:
     """Return the chunks for numbered arrays and their pipelines; it depends on nothing else.
 
     Arrays of 1 MiB and more are cut into even slices of at most 4 MiB, or 64 MiB if their pipeline is not elementwise,
-    between rows where rows are shorter than that;
-    smaller ones of one dtype and pipeline, all with a reference or all without, are joined into chunks of at most
-    1 MiB. Empty arrays need no chunk.
+    between rows where rows are shorter than that; smaller ones that their pipeline can join, of one dtype and pipeline,
+    all with a reference or all without, are joined into chunks of at most 1 MiB. Empty arrays need no chunk.
     """
-    choices = [_Choice(number, spec, pipeline) for number, spec, pipeline in specs if spec.size]
-    small = [c for c in choices if c.pipeline.elementwise and c.spec.nbytes < JOIN]
-    small.sort(key=_kind)
-    alone = [c for c in choices if not (c.pipeline.elementwise and c.spec.nbytes < JOIN)]
+    distinct = {id(pipeline): pipeline for _, _, pipeline in specs}
+    texts = {i: str(pipeline) for i, pipeline in distinct.items()}
+    choices = [
+        _Choice(number, spec, pipeline, (spec.dtype, texts[id(pipeline)], spec.base is None))
+        for number, spec, pipeline in specs
+        if spec.size
+    ]
+    small = [c for c in choices if c.pipeline.joinable and c.spec.nbytes < JOIN]
+    small.sort(key=attrgetter("kind"))
+    alone = [c for c in choices if not (c.pipeline.joinable and c.spec.nbytes < JOIN)]
     parts = [part for choice in alone for part in _cut(choice)]
-    for _, group in groupby(small, key=_kind):
+    for _, group in groupby(small, key=attrgetter("kind")):
         parts += [_join(members) for members in _fill(group)]
     return parts
-
-
-def _kind(choice: _Choice) -> tuple[str, str, bool]:
-    return choice.spec.dtype, str(choice.pipeline), choice.spec.base is None
 
 
 def _cut(choice: _Choice) -> Iterator[Part]:

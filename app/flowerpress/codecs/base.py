@@ -140,6 +140,11 @@ class Codec(ABC):
         return True
 
     @property
+    def joinable(self) -> bool:
+        """Arrays of one dtype may be joined, flat, before encoding; ``spec.members`` has their shapes."""
+        return self.elementwise
+
+    @property
     def settled(self) -> bool:
         """Whether it can encode as it is; a plan must be settled over a whole record before."""
         return True
@@ -242,6 +247,10 @@ class Pipeline(ArrayToBytes):
     @property
     def elementwise(self) -> bool:
         return all(stage.elementwise for stage in self.stages)
+
+    @property
+    def joinable(self) -> bool:
+        return all(stage.joinable for stage in self.stages)
 
     @property
     def settled(self) -> bool:

@@ -39,6 +39,12 @@ def floor(x: Both) -> Both:
     return x.floor() if is_torch(x) else np.floor(x)
 
 
+def frexp(x: Both) -> tuple[Both, Both]:
+    """Return mantissas from 0.5 to 1 and exponents of 2."""
+    found: tuple[Both, Both] = x.frexp() if is_torch(x) else np.frexp(x)
+    return found
+
+
 def largest(x: Both) -> Both:
     """Return the largest value of each row."""
     return x.amax(1) if is_torch(x) else x.max(1)

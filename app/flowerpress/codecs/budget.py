@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from flowerpress.codecs.base import Codec, Pipeline, Spec, check_float, is_number
+from flowerpress.codecs.base import Codec, Pipeline, Spec, bounds, check_float, is_number
 from flowerpress.codecs.both import Both
 from flowerpress.codecs.dtypes import Host, all_finite, cast, dtype_name, local, to_host
 from flowerpress.codecs.entropy import Entropy
@@ -23,6 +23,7 @@ from flowerpress.codecs.search import search
 from flowerpress.errors import ConfigError
 
 _SAMPLE = 1 << 18  # values that the first guess looks at
+_HALVINGS = 14  # of 41 octaves, down to 0.2%
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class Budget(Plan):
         Bytes.
     ratio : float, optional
         Bytes in memory over bytes of the bundle, at least.
+    least : int
+        Bytes that the bundle may take in any case, with ``bits`` or ``ratio``: a small record is little more than the
+        names of its arrays.
     error : float, optional
         L2 norm of the error over the L2 norm of what is coded (after ``delta``: of the difference), at most.
     pipelines : tuple of Pipeline
@@ -51,6 +55,7 @@ class Budget(Plan):
     bytes: int | None = None
     ratio: float | None = None
     error: float | None = None
+    least: int = 0
     name: ClassVar[str] = "budget"
 
     def __post_init__(self) -> None:
@@ -61,6 +66,10 @@ class Budget(Plan):
         for name, value in given.items():
             if not (is_number(value) and isfinite(value) and value > 0):
                 raise ConfigError(f"budget: expected {name} above 0, found {value!r}")
+        if isinstance(self.least, bool) or not isinstance(self.least, int) or self.least < 0:
+            raise ConfigError(f"budget: expected least of 0 bytes or more, found {self.least!r}")
+        if self.least and (self.bytes or self.error):
+            raise ConfigError("budget: least goes with bits or ratio")
         if len(self.pipelines) != 1 or not self.pipelines[0].settled or self._with(0.5) == self._with(0.25):
             raise ConfigError(f"budget: expected one pipeline with a step, found {', '.join(map(str, self.pipelines))}")
 
@@ -95,7 +104,8 @@ class Budget(Plan):
     def _bytes(self, record: Record) -> float:
         if self.bytes is not None:
             return self.bytes
-        return record.size * self.bits / 8 if self.bits is not None else record.raw_bytes / (self.ratio or 1)
+        wanted = record.size * self.bits / 8 if self.bits is not None else record.raw_bytes / (self.ratio or 1)
+        return max(wanted, self.least)
 
 
 def _has_step(stage: Codec) -> bool:
@@ -106,42 +116,56 @@ class _Sample:
     """Magnitudes of some rows of each array, which say what a step will take before anything is encoded."""
 
     def __init__(self, record: Record) -> None:
-        samples, largest, share = list[tuple[int, Host]](), 0.0, max(1, record.size // _SAMPLE)
+        samples, sizes, largest, share = list[Host](), list[int](), 0.0, max(1, record.size // _SAMPLE)
         for x in _finite(record):
             every = min(share, x.shape[0])
-            samples.append((x.shape[0] * x.shape[1], to_host(x[::every, :: -(-share // every)])))
+            samples.append(to_host(x[::every, :: -(-share // every)]))
+            sizes.append(x.shape[0] * x.shape[1])
             largest = max(largest, float(x.max()), -float(x.min()))
         self.most = largest or 1.0  # the unit of what follows: squares of extreme values overflow
-        self.rows = [(n, (np.abs(x) / self.most).astype(np.float32)) for n, x in samples]
+        self.shapes = [x.shape for x in samples]
+        magnitudes: list[Host] = [(np.abs(x) / np.float64(self.most)).astype(np.float32).ravel() for x in samples]
+        self.flat = np.concatenate([np.zeros(0, np.float32), *magnitudes])
+        self.bounds = list(bounds(self.shapes))
+        self.starts = [start for start, _ in self.bounds]
+        self.weights = np.array(sizes) / [stop - start for start, stop in self.bounds]  # values that each stands for
         self.gain = 1.0
 
     def step(self, bits: float) -> float:
         """Return the step at which the record should take so many bits."""
         if self.gain == 1.0:
             step = self.largest(lambda step: self._bits(step) > bits) / self.most
-            by_line = sum(n * Scales(q).choose(2)[0] / q.size for n, q in self._indices(step))
+            by_line = sum(w * Scales(q).choose(2)[0] for w, q in zip(self.weights, self._matrices(step), strict=True))
             self.gain = max(0.1, by_line / (self._bits(step) or 1.0))
         return self.largest(lambda step: self._bits(step) > bits / self.gain)
 
     def largest(self, holds: Callable[[float], bool]) -> float:
         """Return about the largest step for which something holds that only small steps fulfil."""
         low, high = 2.0**-40, 2.0
-        for _ in range(24):
+        for _ in range(_HALVINGS):
             middle = sqrt(low * high)
             low, high = (middle, high) if holds(middle) else (low, middle)
         return sqrt(low * high) * self.most
 
     def squared_error(self, step: float) -> float:
         """Return about what a quantiser with this step errs by."""
-        pairs = zip(self.rows, self._indices(step), strict=True)
-        return sum(n * float(np.square(x - q * np.float32(step)).mean()) for (n, x), (_, q) in pairs)
+        return float(self.weights @ self._sums(np.square(self.flat - self._indices(step) * np.float32(step))))
 
     def _bits(self, step: float) -> float:
         """Return what geometric codes take, one for each array."""
-        return sum(n * float(entropy(q.mean())) for n, q in self._indices(step))
+        counts = np.diff([*self.starts, self.flat.size])
+        return float((self.weights * counts) @ entropy(self._sums(self._indices(step)) / counts))
 
-    def _indices(self, step: float) -> Iterator[tuple[int, Host]]:
-        return ((n, np.floor(x * np.float32(1 / step) + np.float32(1 - DEAD_ZONE))) for n, x in self.rows)
+    def _indices(self, step: float) -> Host:
+        return np.asarray(np.floor(self.flat * np.float32(1 / step) + np.float32(1 - DEAD_ZONE)))
+
+    def _sums(self, flat: Host) -> Host:
+        """Return the sum of each array of the sample."""
+        return np.add.reduceat(flat, self.starts, dtype=np.float64) if self.starts else np.zeros(0)
+
+    def _matrices(self, step: float) -> Iterator[Host]:
+        flat = self._indices(step)
+        return (flat[start:stop].reshape(shape) for (start, stop), shape in zip(self.bounds, self.shapes, strict=True))
 
 
 def _finite(record: Record) -> Iterator[Both]:

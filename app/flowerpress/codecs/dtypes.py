@@ -55,6 +55,11 @@ def is_float(name: str) -> bool:
     return "float" in name
 
 
+def smallest(name: str) -> float:
+    """Return the smallest number above 0 of a float type."""
+    return float(ml_dtypes.finfo(numpy_dtype(name)).smallest_subnormal)  # type: ignore[no-untyped-call]
+
+
 def is_torch(x: object) -> "TypeIs[torch.Tensor]":
     """Tell whether ``x`` is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")

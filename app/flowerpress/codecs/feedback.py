@@ -36,11 +36,14 @@ def encode_with_feedback(pipeline: Pipeline, x: Host, residual: Host | None, spe
     ConfigError
         If the residual has another shape, is not finite, or the pipeline cannot take the array.
     """
-    wide = np.dtype("float64" if spec.dtype == "float64" else "float32")
-    meant = x.astype(wide)
-    if residual is not None:
-        if residual.shape != spec.shape or not np.isfinite(residual).all():
-            raise ConfigError(f"residual of {spec.key!r}: expected finite values of shape {spec.shape}; start anew")
-        meant += residual
+    if residual is not None and (residual.shape != spec.shape or not np.isfinite(residual).all()):
+        raise ConfigError(f"residual of {spec.key!r}: expected finite values of shape {spec.shape}; start anew")
+    meant = with_residual(x, residual)
     y = pipeline.encode(meant.astype(numpy_dtype(spec.dtype), copy=False), spec)
-    return y, meant - pipeline.decode(y, spec).astype(wide)
+    return y, meant - pipeline.decode(y, spec).astype(meant.dtype)
+
+
+def with_residual(x: Host, residual: Host | None) -> Host:
+    """Return floats plus what was dropped of them before, a new array in float32; in float64 if they are."""
+    meant = x.astype(np.float64 if x.dtype == np.float64 else np.float32)
+    return meant if residual is None else np.add(meant, residual, out=meant)

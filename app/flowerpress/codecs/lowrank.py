@@ -11,24 +11,29 @@ the same bits. ::
     x (m, n) ──► u s v ──► a (m, k), b (k, n) integers     x ≈ step² · Σ a_k b_k / 2**e_k,  2**e_k ≈ s_k
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
-from math import floor, frexp, isfinite, log2
+from math import floor, frexp, isfinite, log2, prod
+from threading import Lock
 from typing import ClassVar
 
 import numpy as np
+import xxhash
 
 from flowerpress.codecs import both
-from flowerpress.codecs.base import ArrayToArray, Spec, check_float, check_some, is_number
+from flowerpress.codecs.base import ArrayToArray, Spec, bounds, check_float, check_some, is_number
 from flowerpress.codecs.blas import one_thread
 from flowerpress.codecs.both import Both
 from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, numpy_dtype, to_host
 from flowerpress.codecs.levels import matrix
 from flowerpress.codecs.quantize import DEAD_ZONE
+from flowerpress.codecs.raw import as_bytes
 from flowerpress.errors import ChunkError, ConfigError
 
 _OVER = 8  # directions that the randomised decomposition looks for beyond its rank
 _EXACT = 2.0**53
 _MOST = 1 << 30
+_MOST_REMEMBERED = 64 << 20  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,30 +69,48 @@ class LowRank(ArrayToArray):
     def elementwise(self) -> bool:
         return False
 
+    @property
+    def joinable(self) -> bool:
+        return True
+
     def refuses(self, spec: Spec) -> str:
         return check_float(spec) or check_some(spec)
 
     def after(self, spec: Spec) -> Spec:
-        rank, (rows, columns) = self._rank(spec), matrix(spec.shape)
-        if not rank:
+        members = tuple(member for shape in spec.parts for member in self._members(shape))
+        if len(members) == 1:
             return Spec(spec.key, "int32", spec.shape)
-        members = ((rank,), (rank, rows), (rank, columns))
-        return Spec(spec.key, "int32", (rank * (1 + rows + columns),), members=members)
+        return Spec(spec.key, "int32", (sum(map(prod, members)),), members=members)
 
     def encode(self, x: ArrayLike, spec: Spec) -> ArrayLike:
-        wide: Both = cast(x, "float64" if spec.dtype == "float64" else "float32").reshape(matrix(spec.shape))
-        if not all_finite(wide):
+        flat: Both = cast(x, "float64" if spec.dtype == "float64" else "float32").reshape(-1)
+        if not all_finite(flat):
             raise ConfigError(f"array {spec.key!r}: lowrank needs finite values")
-        rank, most = self._rank(spec), max(-float(wide.min()), float(wide.max()))
+        parts = zip(bounds(spec.parts), map(matrix, spec.parts), strict=True)
+        found = [self._factors(flat[start:stop].reshape(shape), spec.key) for (start, stop), shape in parts]
+        return np.concatenate(found).reshape(self.after(spec).shape)
+
+    def decode(self, y: Host, spec: Spec) -> Host:
+        sizes = [sum(map(prod, self._members(shape))) for shape in spec.parts]
+        pieces = np.split(y.reshape(-1), np.cumsum(sizes)[:-1])
+        with np.errstate(over="ignore"):
+            found = [self._product(piece, shape, spec.key) for piece, shape in zip(pieces, spec.parts, strict=True)]
+            x: Host = np.concatenate(found).astype(numpy_dtype(spec.dtype))
+        if not all_finite(x):
+            raise ChunkError(f"array {spec.key!r}: factors whose product {spec.dtype} does not hold")
+        return x.reshape(spec.shape)
+
+    def _factors(self, wide: Both, key: str) -> Host:
+        """Return the integers that stand for a matrix, flat."""
+        rank = self._rank(tuple(wide.shape))
         if not rank:
-            return self._round(to_host(cast(wide, "float64")) / self.step, spec).reshape(spec.shape)
-        unit = 2.0 ** frexp(most)[1]  # squares of extreme values would overflow
+            return self._round(to_host(cast(wide, "float64")) / self.step, key).ravel()
+        unit = 2.0 ** frexp(max(-float(wide.min()), float(wide.max())))[1]  # squares of extreme values would overflow
         wide, step = wide / unit, self.step / unit
-        with one_thread():
-            left, values = (to_host(y).astype(np.float64) for y in _directions(wide, rank))
+        left, values = _remembered.directions(wide, rank)
         exponents = np.rint(np.log2(np.maximum(values, 1e-300)))
         with np.errstate(over="ignore", divide="ignore"):
-            a = self._round(left * np.sqrt(values * np.exp2(exponents)) / step, spec)
+            a = self._round(left * np.sqrt(values * np.exp2(exponents)) / step, key)
         used = np.flatnonzero(a.any(0))
         fitted = np.zeros((rank, wide.shape[1]))
         if used.size:
@@ -95,44 +118,79 @@ class LowRank(ArrayToArray):
             with one_thread():
                 seen = to_host(both.place(wide, scaled.T.astype(str(wide.dtype).removeprefix("torch."))) @ wide)
                 fitted[used] = np.linalg.lstsq(scaled.T @ scaled, seen.astype(np.float64) / step)[0]
-        b = self._round(fitted, spec)
+        b = self._round(fitted, key)
         relative = np.where(a.any(0) & b.any(1), exponents - floor(log2(step)), 0).astype(np.int32)
         if not _is_exact(relative[used], a.T[used], b[used]):
-            raise ConfigError(f"array {spec.key!r}: the step of {self} is too small for values like these")
+            raise ConfigError(f"array {key!r}: the step of {self} is too small for values like these")
         return np.concatenate([relative, a.T.ravel(), b.ravel()])
 
-    def decode(self, y: Host, spec: Spec) -> Host:
-        with np.errstate(over="ignore"):
-            x: Host = (self._product(y, spec) if self._rank(spec) else y * self.step).astype(numpy_dtype(spec.dtype))
-        if not all_finite(x):
-            raise ChunkError(f"array {spec.key!r}: factors whose product {spec.dtype} does not hold")
-        return x.reshape(spec.shape)
-
-    def _product(self, y: Host, spec: Spec) -> Host:
-        """Return the matrix, in float64, that integers stand for."""
-        rank, (rows, columns) = self._rank(spec), matrix(spec.shape)
+    def _product(self, y: Host, shape: tuple[int, ...], key: str) -> Host:
+        """Return the values, flat and in float64, that integers stand for."""
+        rank, (rows, columns) = self._rank(shape), matrix(shape)
+        if not rank:
+            return y * self.step
         relative, a, b = np.split(y, [rank, rank * (1 + rows)])
         a, b = a.reshape(rank, rows), b.reshape(rank, columns)
         used = np.flatnonzero(a.any(1) & b.any(1))
         if not _is_exact(relative[used], a[used], b[used]):
-            raise ChunkError(f"array {spec.key!r}: factors whose product no float64 holds exactly")
+            raise ChunkError(f"array {key!r}: factors whose product no float64 holds exactly")
         highest = int(relative[used].max(initial=0))
         scaled = np.ldexp(a[used].astype(np.float64), (highest - relative[used])[:, None])
         with one_thread():
             whole = scaled.T @ b[used].astype(np.float64)
-        return np.asarray(whole * (self.step * np.ldexp(self.step, -(highest + floor(log2(self.step))))))
+        return np.asarray(whole * (self.step * np.ldexp(self.step, -(highest + floor(log2(self.step)))))).ravel()
 
-    def _round(self, x: Host, spec: Spec) -> Host:
+    def _round(self, x: Host, key: str) -> Host:
         found = np.floor(np.abs(x) + (1 - DEAD_ZONE)) * np.sign(x)
         if not np.abs(found).max(initial=0) < _MOST:
-            raise ConfigError(f"array {spec.key!r}: the step of {self} is too small for values like these")
+            raise ConfigError(f"array {key!r}: the step of {self} is too small for values like these")
         return found.astype(np.int32)
 
-    def _rank(self, spec: Spec) -> int:
+    def _members(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the shapes of what is coded of an array: exponents and two factors, or its values."""
+        rank, (rows, columns) = self._rank(shape), matrix(shape)
+        return ((rank,), (rank, rows), (rank, columns)) if rank else (shape,)
+
+    def _rank(self, shape: tuple[int, ...]) -> int:
         """Return how many directions are coded, or 0 where the values themselves are fewer numbers."""
-        rows, columns = matrix(spec.shape)
+        rows, columns = matrix(shape)
         rank = min(self.rank, rows, columns)
         return rank if rank * (1 + rows + columns) < rows * columns else 0
+
+
+class _Remembered:
+    """The directions of the matrices that were decomposed last: plans try many steps on the same ones."""
+
+    def __init__(self) -> None:
+        self.lock, self.found, self.nbytes = Lock(), OrderedDict[tuple[object, ...], tuple[Host, Host]](), 0
+
+    def directions(self, x: Both, rank: int) -> tuple[Host, Host]:
+        """Return what `_directions` does, on the host, in float64."""
+        if not isinstance(x, np.ndarray):  # on a device a digest takes longer than what it saves
+            return self._decomposed(x, rank)
+        key = xxhash.xxh3_128_digest(as_bytes(x)), x.shape, x.dtype, rank
+        with self.lock:
+            known = self.found.get(key)
+        if known is None:
+            known = self._decomposed(x, rank)
+            with self.lock:
+                self.nbytes += 0 if key in self.found else _nbytes(known)
+                self.found[key] = known
+                while self.nbytes > _MOST_REMEMBERED:
+                    self.nbytes -= _nbytes(self.found.popitem(last=False)[1])
+        return known
+
+    def _decomposed(self, x: Both, rank: int) -> tuple[Host, Host]:
+        with one_thread():
+            left, values = (to_host(y).astype(np.float64) for y in _directions(x, rank))
+        return left, values
+
+
+def _nbytes(arrays: tuple[Host, ...]) -> int:
+    return sum(x.nbytes for x in arrays)
+
+
+_remembered = _Remembered()
 
 
 def _directions(x: Both, rank: int) -> tuple[Both, Both]:

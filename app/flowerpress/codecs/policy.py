@@ -12,6 +12,7 @@ from typing import Self
 
 from flowerpress.codecs.base import Codec, Pipeline, Spec
 from flowerpress.codecs.dtypes import is_float
+from flowerpress.codecs.recommended import up
 from flowerpress.codecs.text import parse
 from flowerpress.errors import ConfigError
 
@@ -54,14 +55,16 @@ class Policy:
             raise ConfigError(f"policy {str(self)!r}: expected a last rule '* = pipeline' for all other arrays")
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """Return the policy that ``text`` describes; a pipeline alone is a policy of one rule.
+    def parse(cls, text: str, named: Callable[[str], str] = up) -> Self:
+        """Return the policy that ``text`` describes; a pipeline alone, or the name of one, is a policy of one rule.
+
+        ``named`` gives the pipelines behind recommended names, by default those of replies.
 
         Raises ConfigError for a rule that is not ``glob[:dtype] = pipeline``, and as `text.parse` does.
         """
         if not _is_policy(text):
-            return cls((Rule("*", "*", parse(text)),))
-        return cls(tuple(_rule(part) for part in text.split(";") if part.strip()))
+            return cls((Rule("*", "*", parse(named(text))),))
+        return cls(tuple(_rule(part, named) for part in text.split(";") if part.strip()))
 
     def __call__(self, spec: Spec) -> Pipeline:
         pipeline = next(rule.pipeline for rule in self.rules if rule.matches(spec))
@@ -101,9 +104,9 @@ def _is_policy(text: str) -> bool:
     return "=" in text.split("(", 1)[0] or ";" in text
 
 
-def _rule(text: str) -> Rule:
+def _rule(text: str, named: Callable[[str], str]) -> Rule:
     left, equals, right = text.partition("=")
     if not equals:
         raise ConfigError(f"policy: expected 'glob[:dtype] = pipeline' between semicolons, found {text.strip()!r}")
     key, colon, dtype = left.strip().rpartition(":")
-    return Rule(key if colon else dtype, dtype if colon else "*", parse(right.strip()))
+    return Rule(key if colon else dtype, dtype if colon else "*", parse(named(right)))

@@ -159,7 +159,7 @@ class Quantize(ArrayToArray):
         """Return the step, or one per block, from what travels and what both ends know."""
         wide = numpy_dtype(_wide(spec))
         if words is None:
-            return wide.type(self.step or 0)
+            return wide.type(min(self.step or 0, float(np.finfo(wide).max)))
         words = cast(words, "int64").cumsum(0)
         if int(words.min()) < 0 or int(words.max()) > 0x7F800000 >> self._dropped:
             raise ChunkError(f"array {spec.key!r}: expected scales of float32, found {words.min()} to {words.max()}")

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoints, entry_points
 
 from flowerpress.codecs.base import Codec
+from flowerpress.codecs.recommended import RECOMMENDED
 from flowerpress.errors import ConfigError
 
 _BUILT_IN = {
@@ -16,6 +17,7 @@ _BUILT_IN = {
     "best": "flowerpress.codecs.best:Best",
     "bitpack": "flowerpress.codecs.bitpack:BitPack",
     "budget": "flowerpress.codecs.budget:Budget",
+    "cast": "flowerpress.codecs.cast:Cast",
     "delta": "flowerpress.codecs.delta:Delta",
     "entropy": "flowerpress.codecs.entropy:Entropy",
     "intdelta": "flowerpress.codecs.intdelta:IntDelta",
@@ -47,7 +49,8 @@ def lookup(name: str) -> type[Codec]:
     else:
         point = next((point for point in _points() if point.name == name), None)
         if point is None:
-            raise ConfigError(f"no codec is called {name!r}; expected one of {', '.join(names())}")
+            known, alone = ", ".join(names()), ", ".join(RECOMMENDED)
+            raise ConfigError(f"no codec is called {name!r}; expected one of {known}, or alone one of {alone}")
         found = point.load()
     if not (isinstance(found, type) and issubclass(found, Codec) and getattr(found, "name", None) == name):
         raise ConfigError(f"entry point {name!r}: expected a Codec whose name is {name!r}, found {found!r}")

@@ -18,6 +18,7 @@ from itertools import takewhile
 from typing import TypeVar
 
 from flowerpress.codecs.base import ArrayToArray, BytesToBytes, Codec, Literal, Pipeline
+from flowerpress.codecs.recommended import up
 from flowerpress.codecs.registry import lookup
 from flowerpress.errors import ConfigError
 
@@ -34,7 +35,7 @@ _WORDS: dict[str, Literal] = {"none": None, "true": True, "false": False}
 
 @lru_cache(maxsize=256)
 def parse(text: str) -> Pipeline:
-    """Return the pipeline that ``text`` describes.
+    """Return the pipeline that ``text`` describes, or that is recommended under this name.
 
     Raises ConfigError that points at the column for what is not a pipeline, an unknown codec, an argument that it does
     not take, or stages that do not fit together.
@@ -44,7 +45,7 @@ def parse(text: str) -> Pipeline:
     >>> parse("planes | zstd(level=3)").stages
     (Planes(), Zstd(level=3))
     """
-    parser = _Parser(text)
+    parser = _Parser(up(text))
     found = parser.pipeline()
     if parser.kind != "end":
         raise parser.fail("'|' or the end")

@@ -11,7 +11,7 @@ Replies are handed on still compressed; a strategy decodes an array when it read
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
@@ -21,16 +21,20 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
+from flowerpress.codecs import recommended
+from flowerpress.codecs.base import Pipeline, Spec
 from flowerpress.codecs.policy import Policy, as_policy
-from flowerpress.errors import ConfigError, RunError
-from flowerpress.federation.inbox import Got, receive, refusal
+from flowerpress.errors import ChunkError, ConfigError, RunError
+from flowerpress.federation.fold import unfold
+from flowerpress.federation.inbox import Got, receive
 from flowerpress.federation.ledger import Ledger
-from flowerpress.federation.metrics import Exchange, Log, log_to
+from flowerpress.federation.metrics import Exchange, Log, log_to, object_bytes
 from flowerpress.federation.outbox import Outbox, Sent
-from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, whole_wanted
+from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, refusal, ticket_of, whole_wanted
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
+from flowerpress.federation.verdicts import Verdicts
 from flowerpress.records import CodecLike
 
 if TYPE_CHECKING:
@@ -53,9 +57,12 @@ class PressGrid(Grid):
         The grid that Flower gave to the server app.
     codec : str, Pipeline or Policy
         What clients code their replies with, and the server its messages unless ``down`` says otherwise; lossless by
-        default. It travels to the clients as text.
+        default. It travels to the clients as text. A name of `flowerpress.codecs.recommended` stands for one each way.
     down : str, Pipeline or Policy, optional
         What the server codes its messages with; it must decode to the same bits everywhere.
+    error_feedback : bool
+        Whether clients add what a lossy codec drops of an update to their next one (Seide et al. 2014, Karimireddy et
+        al. 2019). Switch it off where clients clip for differential privacy: what is added is not clipped.
     screen : Screen
         Which replies a strategy gets to see.
     timeout : float
@@ -85,6 +92,7 @@ class PressGrid(Grid):
         codec: CodecLike = "zstd",
         *,
         down: CodecLike | None = None,
+        error_feedback: bool = True,
         screen: Screen | None = None,
         timeout: float = 3600.0,
         log: str | Path | Log | None = None,
@@ -99,11 +107,12 @@ class PressGrid(Grid):
         self._screen = screen or Screen()
         self._timeout = timeout
         self._log = log_to(log) if isinstance(log, str | Path) else log
-        self._name = uuid.uuid4().hex
+        self._name = uuid.uuid4().hex[:16]
         self._pushes = 0
         self._store = Store()
-        self._ledger = Ledger(as_policy(codec if down is None else down), self._store, self._name)
-        self._outbox = Outbox(str(up), self._ledger)
+        self._ledger = Ledger(_down(codec if down is None else down), self._store, self._name)
+        self._outbox = Outbox(codec if isinstance(codec, str) else str(up), error_feedback, self._ledger)
+        self._verdicts = Verdicts()
         self._spill = Spill(self._store.folder)
         self._sent: dict[str, Sent] = {}
         self._plain_nodes: set[int] = set()
@@ -144,6 +153,15 @@ class PressGrid(Grid):
         """
         return self._ledger.seed(record)
 
+    def define(self, record: ArrayRecord, codec: CodecLike = "budget(bits=4)") -> ArrayRecord:
+        """Return a model as nodes that hold nothing will decode it: start from that, and it is what they are sent.
+
+        A model of random numbers is as good a start with 4 bits per value as with 32, in an eighth of the bytes; for
+        a pretrained one take 8 bits, or `seed`. Nodes that come later get this model and the difference to it. Arrays
+        that are positive throughout, as variances are, and would not be with this codec, are kept exactly.
+        """
+        return self._ledger.define(record, codec)
+
     def held(self, node: int, name: str = "arrays") -> str:
         """Return the digest of what a node holds under the name of a record, as far as is known, or ""."""
         return self._ledger.held(node, name)
@@ -156,6 +174,7 @@ class PressGrid(Grid):
         """Return the replies that are there, unpressed and each checked by itself, in a fixed order."""
         replies = [(i, reply) for i in dict.fromkeys(message_ids) if (reply := self._pull(i))]
         got = [self._receive(reply, self._sent.pop(i, None)) for i, reply in replies]
+        self._verdicts.judge(g.metrics for g in got if g.sent and g.sent.kind == "train")
         return [g.reply for g in sorted(got, key=lambda g: g.order)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -245,7 +264,9 @@ class PressGrid(Grid):
         """
         started = time.perf_counter()
         self._pushes += 1
-        sent = self._outbox.prepare(messages, f"{self._name}-{self._pushes}", self._plain_nodes)
+        ticket = ticket_of(self._name, self._pushes)
+        pending = ((s.node, s.ticket) for s in self._sent.values() if s.kind == "train")
+        sent = self._outbox.prepare(messages, ticket, self._plain_nodes, self._verdicts.beside(pending))
         sent = [s.instead_of(first) if first else s for s in sent]
         exchange.encode_seconds += time.perf_counter() - started
         ids = list(self._grid.push_messages([s.wire for s in sent]))
@@ -262,11 +283,18 @@ class PressGrid(Grid):
         A node decides on the objects that Flower makes its reply of, in here: what cannot be one is an error reply.
         """
         try:
-            return next(iter(self._grid.pull_messages([i])), None)
+            reply = next(iter(self._grid.pull_messages([i])), None)
+            if reply and i in self._sent:
+                self._sent[i] = self._sent[i].answered(object_bytes(reply))
+            if reply and reply.has_content():
+                reply.content = unfold(reply.content)
         except _MALFORMED as error:
             if i not in self._sent:
                 raise
-            return Message(Error(_UNKNOWN, f"Flower cannot read the reply: {error!r}"), reply_to=self._sent[i].wire)
+            unread = Error(_UNKNOWN, f"Flower cannot read the reply: {error!r}")
+            ours = isinstance(error, ChunkError)
+            return Message(refusal(str(error)) if ours else unread, reply_to=self._sent[i].wire)
+        return reply
 
     def _needs_another(self, reply: Message, sent: Sent) -> bool:
         """Tell whether a node could not read its message, plain or for lack of a reference, and remember that."""
@@ -320,6 +348,7 @@ class PressGrid(Grid):
         except Exception:  # a full disk, or a server for metrics that is away, is no reason to end a run
             _log.exception("flowerpress: the log of exchanges failed")
         if train:
+            self._verdicts.judge(exchange.nodes, failed=bool(exchange.failed))
             self._count(exchange, valid)
 
     def _count(self, exchange: Exchange, valid: list[Findings]) -> None:
@@ -332,6 +361,11 @@ class PressGrid(Grid):
             self._hopeless |= {node.node for node in exchange.nodes}
         if self._failures >= _GIVE_UP or len(self._hopeless or ()) > 1:
             raise RunError(f"round {exchange.server_round}: training fails: {exchange.failed}")
+
+
+def _down(codec: CodecLike) -> Callable[[Spec], Pipeline]:
+    """Return what chooses the pipelines of messages to clients."""
+    return Policy.parse(codec, recommended.down) if isinstance(codec, str) else as_policy(codec)
 
 
 def _lose(sent: Sent, exchange: Exchange, reason: str) -> None:

@@ -9,9 +9,9 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 
 from flowerpress.errors import ChunkError
 from flowerpress.federation.ledger import Ledger, Sending
-from flowerpress.federation.metrics import NodeMetrics, clocks, wire_bytes
+from flowerpress.federation.metrics import NodeMetrics, clocks
 from flowerpress.federation.outbox import Sent
-from flowerpress.federation.protocol import MARK, RAISED, Mark, reference_of, without_record
+from flowerpress.federation.protocol import Mark, reference_of, refusal, without_record
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.update import Update
@@ -42,11 +42,6 @@ class Got:
         return replace(got, reply=Message(Error(error.code, reason), reply_to=message))
 
 
-def refusal(reason: str) -> Error:
-    """Return the error that a strategy sees in the place of a reply."""
-    return Error(RAISED, f"{MARK}refused: {reason}")
-
-
 def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, spill: Spill) -> Got:
     """Unpress a reply, which is ours alone, take the mark off it, note what its node holds, and check it by itself."""
     mark = Mark.find(reply) or Mark()
@@ -54,7 +49,6 @@ def receive(reply: Message, sent: Sent | None, screen: Screen, ledger: Ledger, s
     got = Got(reply, sent, replace(sender, mark=mark))
     if reply.has_error():
         return got.refused(reply.error)
-    got = replace(got, metrics=replace(got.metrics, up_bytes=wire_bytes(reply.content)))
     try:
         if sent is not None:
             _confirm(reply, mark, sent, ledger)

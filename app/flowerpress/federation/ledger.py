@@ -3,7 +3,7 @@
     node 1 ┐                                 ┌► model ── nothing but the digest, if that is what they hold
     node 2 ┴─ hold A ─► one encode: model - A┤
     node 3 ─── holds B ─► one encode: model - B
-    node 4 ─── holds nothing ─► whole; encoded once for all such nodes
+    node 4 ─── holds nothing ─► whole, or the first model and the difference to it; encoded once for all such nodes
 
 What a lossy codec drops is in the next difference by itself, because that is taken to what the nodes decoded: there is
 no residual on this side. A node counts as holding a reference when it has said so in a reply.
@@ -18,13 +18,14 @@ from flwr.app import ArrayRecord
 
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.codecs.base import Spec
-from flowerpress.codecs.dtypes import ArrayLike
-from flowerpress.errors import ConfigError
+from flowerpress.codecs.dtypes import ArrayLike, dtype_name, is_float
+from flowerpress.codecs.policy import as_policy, lossless_for
+from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.federation.metrics import distortion
 from flowerpress.federation.protocol import Step
 from flowerpress.federation.store import SEED, Store, digest_of
-from flowerpress.records import CodecLike
-from flowerpress.wire import beside, bundle_bytes, press, values_of
+from flowerpress.records import CodecLike, LatentRecord
+from flowerpress.wire import FIRST, KEY, beside, bundle_bytes, opened, press, unpress, values_of
 
 MOST_ENCODES = 64  # of differences to one model; the nodes beyond them get it whole
 _ORDER = "intdelta | zstd"  # of arrays that a node holds in another order: nothing but names is left
@@ -46,8 +47,8 @@ class Sending:
 
     @property
     def start(self) -> str:
-        """Digest of what it was coded against; "" for nothing."""
-        return self.step.start if self.step else ""
+        """Digest of what nodes must hold to read it; "" for nothing, or if they are sent that as well."""
+        return self.step.start if self.step and FIRST not in self.wire else ""
 
     @property
     def to(self) -> str:
@@ -72,6 +73,7 @@ class Ledger:
         self._codec, self._store, self._run = codec, store, run
         self._held: dict[tuple[int, str], str] = {}
         self._seeds: dict[str, dict[str, Spec]] = {}
+        self._first: dict[str, tuple[ArrayRecord, Bundle]] = {}  # by digest: models that were defined, as they are sent
         self._models: dict[str, str] = {}  # digest of what nodes decoded: digest of the model it was coded from
         self._wholes: dict[tuple[str, str], Sending] = {}  # by name and digest; while messages are on their way
         weakref.finalize(self, store.keep, run, ())
@@ -92,10 +94,23 @@ class Ledger:
         self._store.add(digest, values, self._run)
         return digest
 
+    def define(self, record: ArrayRecord, codec: CodecLike) -> LatentRecord:
+        """Send nodes that hold nothing this record, coded like that, and differences to it; return what they decode.
+
+        Raises ConfigError for a record without arrays, or a codec that does not decode to the same bits everywhere.
+        """
+        wire = press(record, _for_positive(record, codec))
+        if (data := bundle_bytes(wire)) is None:
+            raise ConfigError("PressGrid.define: expected a record with arrays, found none")
+        arrays = _reproducible(Bundle(data)).read_all()
+        digest = digest_of(arrays)
+        self._first[digest] = wire, self._store.add(digest, arrays, self._run)
+        return opened(wire, self._first[digest][1], "raw")
+
     def settle(self) -> None:
         """Let go of references that no node holds; nothing is on its way any longer."""
         self._wholes.clear()
-        digests = {*self._held.values(), *self._seeds}
+        digests = {*self._held.values(), *self._seeds, *self._first}
         self._models = {digest: model for digest, model in self._models.items() if digest in digests}
         self._store.keep(self._run, digests)
 
@@ -120,15 +135,19 @@ class Ledger:
     def _sendings(self, name: str, record: ArrayRecord, digest: str, starts: Iterable[str]) -> dict[str, Sending]:
         """Return what leads from each of several references to the record with this digest.
 
-        If two differences come out alike, the codec takes no notice of references, and the first is for everybody.
+        If two encodings, against two references, come out alike, the codec takes no notice of them, and the first is
+        for everybody.
         """
-        sendings, encoded = dict[str, Sending](), list[Sending]()
+        sendings = dict[str, Sending]()  # by what they are for
+        encoded = dict[str, Sending]()  # by what they were coded against
         for start in sorted(starts):
-            if len(encoded) > 1 and encoded[0].wire == encoded[1].wire and not self._leads(start, digest):
-                sendings[start] = replace(encoded[0], step=Step("", encoded[0].to))
+            one, other, *_ = [*encoded.values(), None, None]
+            if one and other and _same_for_all(one, other) and not self._leads(start, digest):
+                sendings[start] = replace(one, step=Step("", one.to))
                 continue
             sendings[start] = sending = self._sending(name, record, digest, start)
-            encoded += [sending] if sending.start != sending.to else []
+            if FIRST not in sending.wire and sending.start != sending.to:
+                encoded.setdefault(sending.start, sending)
         return sendings
 
     def _leads(self, start: str, digest: str) -> bool:
@@ -159,19 +178,33 @@ class Ledger:
         base = self._store.get(start) if start else None
         if base is None:
             if (name, digest) not in self._wholes:
-                self._wholes[name, digest] = self._encoded(record, digest, "", None)
+                self._wholes[name, digest] = self._whole(record, digest)
             return self._wholes[name, digest]
         if self._leads(start, digest):
             return Sending(beside(record), Step(start, start), base, None if start == digest else values_of(record))
         return self._encoded(record, digest, start, base)
 
+    def _whole(self, record: ArrayRecord, digest: str) -> Sending:
+        """Return what leads nodes that hold nothing to a record: from the first model like it, if one was defined."""
+        specs = {key: Spec.of(x, key) for key, x in values_of(record).items()}
+        alike = [first for first, (_, bundle) in self._first.items() if {k: bundle.spec(k) for k in bundle} == specs]
+        if not alike:
+            return self._encoded(record, digest, "", None)
+        start = digest if digest in alike else alike[-1]
+        first, bundle = self._first[start]
+        sending = Sending(beside(record), Step(start, start), bundle)
+        if start != digest:
+            sending = self._encoded(record, digest, start, bundle)
+            if _needs_no_reference(sending):
+                return replace(sending, step=Step("", sending.to))
+        sending.wire[FIRST] = first[KEY]
+        return sending
+
     def _encoded(self, record: ArrayRecord, digest: str, start: str, base: Bundle | None) -> Sending:
         """Encode a record, and store what nodes will decode it to."""
         model = values_of(record)
         wire = press(record, _ORDER if _reordered(base, model, digest) else self._codec, bases=base)
-        bundle = Bundle(bundle_bytes(wire) or b"", bases=base)
-        if strange := [pipeline for pipeline in bundle.layout.pipelines if not pipeline.reproducible]:
-            raise ConfigError(f"PressGrid: {strange[0]} may decode to other bits on a client; send it with another")
+        bundle = _reproducible(Bundle(bundle_bytes(wire) or b"", bases=base))
         if all(map(bundle.exact, bundle)):
             return Sending(wire, Step(start, digest), self._store.add(digest, model, self._run))
         arrays = bundle.read_all()
@@ -179,6 +212,42 @@ class Ledger:
         self._models[to] = digest
         error = distortion(model, arrays, bundle.bases)
         return Sending(wire, Step(start, to), self._store.add(to, arrays, self._run), model, error)
+
+
+def _same_for_all(one: Sending, other: Sending) -> bool:
+    """Tell whether two encodings show that the codec takes no notice of references."""
+    return one.wire == other.wire and _needs_no_reference(one)
+
+
+def _needs_no_reference(sending: Sending) -> bool:
+    """Tell whether a record can be decoded without what it was coded against."""
+    try:
+        layout = Bundle(bundle_bytes(sending.wire) or b"").layout
+    except ChunkError:  # it names its arrays by the references'
+        return False
+    return not any(layout.pipelines[chunk.pipeline].refuses(layout.elements(chunk)) for chunk in layout.chunks)
+
+
+def _reproducible(bundle: Bundle) -> Bundle:
+    """Return a bundle that decodes to the same bits everywhere; ConfigError if it may not."""
+    if strange := [pipeline for pipeline in bundle.layout.pipelines if not pipeline.reproducible]:
+        raise ConfigError(f"PressGrid: {strange[0]} may decode to other bits on a client; send it with another")
+    return bundle
+
+
+def _for_positive(record: ArrayRecord, codec: CodecLike) -> CodecLike:
+    """Return a codec that keeps the arrays exactly that are positive throughout, as variances are, but not with this.
+
+    A variance of 0 would be there for good: later differences are taken to it.
+    """
+    decoded = unpress(press(record, codec))
+    lost = {
+        key
+        for key, x in values_of(record).items()
+        if is_float(dtype_name(x)) and bool((x > 0).all()) and not bool((decoded[key].numpy() > 0).all())
+    }
+    policy = as_policy(codec)
+    return (lambda spec: lossless_for(spec) if spec.key in lost else policy(spec)) if lost else codec
 
 
 def _reordered(base: Bundle | None, model: Mapping[str, ArrayLike], digest: str) -> bool:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from flowerpress.chunks.bundle import Clock
 from flowerpress.codecs.dtypes import ArrayLike, Host, dtype_name, is_float, numpy_dtype, to_host
@@ -21,10 +22,14 @@ _BLOCK = 1 << 17
 
 @dataclass(frozen=True)
 class NodeMetrics:
-    """One node's part of an exchange: ``down`` is what it was sent, ``up`` what it replied, in bytes of array data."""
+    """One node's part of an exchange: what it was sent, ``down``, and replied, ``up``, in bytes of Flower objects.
+
+    ``ticket`` is that of the message; "" for one that went out plain.
+    """
 
     node: int
     mark: Mark
+    ticket: str = ""
     down_bytes: int = 0
     down_raw_bytes: int = 0
     down_distortion: float = 0.0
@@ -149,9 +154,16 @@ def arrays_of(content: RecordDict) -> list[Array]:
     return [array for record in records_of(content, ArrayRecord).values() for array in record.values()]
 
 
-def wire_bytes(content: RecordDict) -> int:
-    """Return the bytes of array data that a pressed or plain message carries."""
-    return sum(len(array.data) for array in arrays_of(content))
+def object_bytes(thing: Message | RecordDict) -> int:
+    """Return the bytes of a message, or of its content: of all Flower objects that it is made of, equal ones once."""
+    waiting, seen, total = list[Any]([thing]), set[str](), 0
+    while waiting:
+        found = waiting.pop()
+        total += len(found.deflate())
+        children = {i: child for i, child in (found.children or {}).items() if i not in seen}
+        seen |= children.keys()
+        waiting += children.values()
+    return total
 
 
 def raw_bytes(content: RecordDict) -> int:

@@ -12,7 +12,11 @@ from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
 from flowerpress.chunks.bundle import Bundle
-from flowerpress.errors import FlowerpressError
+from flowerpress.codecs.dtypes import to_host
+from flowerpress.codecs.feedback import with_residual
+from flowerpress.errors import ChunkError, FlowerpressError
+from flowerpress.federation.feedback import Feedback
+from flowerpress.federation.fold import fold, unfold
 from flowerpress.federation.metrics import distortion, raw_bytes
 from flowerpress.federation.protocol import (
     MARK,
@@ -23,6 +27,7 @@ from flowerpress.federation.protocol import (
     NeedWhole,
     Offer,
     error_reply,
+    kind_of,
     partition_of,
     records_of,
     reference_of,
@@ -47,14 +52,18 @@ def press_mod(
         Makes, from the context, the model that the run starts from, if a client can: built from a seed, or read from a
         file. With `PressGrid.seed` on the server it is never sent: ``mods=[partial(press_mod, initial=make_model)]``.
     """
-    offer = Offer.find(message.content) if message.has_content() else None
+    try:
+        content = unfold(message.content) if message.has_content() else RecordDict()
+        offer = Offer.find(content)
+    except ChunkError as error:
+        return error_reply(message, f"ChunkError: {error}")
     if offer is None:
         return call_next(message, context)
     if offer.version != VERSION:
         return error_reply(message, f"this node speaks protocol {VERSION}, the server {offer.version}; upgrade one")
     try:
         started = time.perf_counter()
-        received = receive(message.content, offer, context, initial)
+        received = receive(content, offer, context, initial)
         seconds = time.perf_counter() - started
         message.content = received.content
         return _pressed(call_next(message, context), offer, context, received, seconds)
@@ -67,31 +76,43 @@ def press_mod(
 
 
 def _pressed(reply: Message, offer: Offer, context: Context, received: Received, decode_seconds: float) -> Message:
-    """Press the ArrayRecords of a reply, which is ours alone, and leave the mark."""
+    """Press the ArrayRecords of a reply, which is ours alone, and leave the mark; the residuals are changed last."""
     if reply.has_error():
         reply.error = Error(reply.error.code, MARK + (reply.error.reason or ""))
         return reply
     started = time.perf_counter()
+    feedback = Feedback(context, offer) if offer.feedback and kind_of(reply.metadata.message_type) == "train" else None
     records = records_of(reply.content, ArrayRecord)
-    bases = {name: reference_of(name, received.references) for name in records}
-    pressed = {name: press(record, offer.codec, bases=bases[name]) for name, record in records.items()}
-    seconds = time.perf_counter() - started
+    pressed, distortions = dict[str, ArrayRecord](), [0.0]
+    for name, record in records.items():
+        pressed[name], dropped = _press(name, record, offer.codec, reference_of(name, received.references), feedback)
+        distortions.append(dropped)
     mark = Mark(
         partition=partition_of(context),
         ticket=offer.ticket,
         holds=received.holds,
         raw_bytes=raw_bytes(reply.content),
-        distortion=max((_distortion(r, pressed[name], bases[name]) for name, r in records.items()), default=0.0),
-        encode_seconds=seconds,
+        distortion=max(distortions),
+        encode_seconds=time.perf_counter() - started,
         decode_seconds=decode_seconds,
     )
-    reply.content = RecordDict({**dict(reply.content.items()), **pressed, RECORD: mark.record()})
+    reply.content = fold(RecordDict({**dict(reply.content.items()), **pressed, RECORD: mark.record()}))
+    if feedback:
+        feedback.commit()
     return reply
 
 
-def _distortion(record: ArrayRecord, pressed: ArrayRecord, bases: Bundle | None) -> float:
-    """Return what the codec dropped of a record, relative to what there was to say."""
+def _press(
+    name: str, record: ArrayRecord, codec: str, bases: Bundle | None, feedback: Feedback | None
+) -> tuple[ArrayRecord, float]:
+    """Return a record pressed, and what the codec dropped of it relative to what there was to say."""
+    meant = values_of(record)
+    residual = feedback.residual(name, meant) if feedback else {}
+    pressed = press(record, codec, bases=bases, residual=residual)
     bundle = Bundle(data, bases=bases) if (data := bundle_bytes(pressed)) else None
     if bundle is None or all(map(bundle.exact, bundle)):
-        return 0.0
-    return distortion(values_of(record), bundle, bundle.bases)
+        return pressed, 0.0
+    meant |= {key: with_residual(to_host(meant[key]), left) for key, left in residual.items()}
+    if feedback and bases:
+        feedback.add(name, meant, bundle, bases)
+    return pressed, distortion(meant, bundle, bundle.bases)

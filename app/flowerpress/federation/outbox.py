@@ -1,15 +1,17 @@
 """Messages as a strategy makes them, made into messages as they travel; what several of them share is made once."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, Message, RecordDict
 
 from flowerpress.errors import ConfigError
+from flowerpress.federation.fold import fold
 from flowerpress.federation.ledger import Ledger, Sending
-from flowerpress.federation.metrics import NodeMetrics, raw_bytes, wire_bytes
+from flowerpress.federation.metrics import NodeMetrics, object_bytes, raw_bytes
 from flowerpress.federation.protocol import RECORD, Mark, Offer, kind_of, records_of
 from flowerpress.federation.restore import Dtypes
+from flowerpress.federation.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Sent:
         return self.metrics.node
 
     @property
+    def ticket(self) -> str:
+        """What makes a reply the reply to this message; "" if it went out plain."""
+        return self.metrics.ticket
+
+    @property
     def plain(self) -> bool:
         """Whether it went out without our record, as on stock Flower."""
         return RECORD not in self.wire.content
@@ -41,20 +48,18 @@ class Sent:
         return any(sending.start for sending in self.sendings.values())
 
     @property
-    def ticket(self) -> str:
-        """What makes a reply the reply to this message."""
-        offer = Offer.find(self.wire.content)
-        return offer.ticket if offer else ""
-
-    @property
     def kind(self) -> str:
         """What the message is for: ``train``, ``evaluate`` or ``query``."""
         return kind_of(self.message.metadata.message_type)
 
     def instead_of(self, first: "Sent") -> "Sent":
         """Return the message as the second one of its round to this node."""
-        both = first.metrics.down_bytes + self.metrics.down_bytes
-        return replace(self, metrics=replace(self.metrics, down_bytes=both))
+        down, up = first.metrics.down_bytes + self.metrics.down_bytes, first.metrics.up_bytes + self.metrics.up_bytes
+        return replace(self, metrics=replace(self.metrics, down_bytes=down, up_bytes=up))
+
+    def answered(self, nbytes: int) -> "Sent":
+        """Return the message as one whose reply took so many bytes."""
+        return replace(self, metrics=replace(self.metrics, up_bytes=self.metrics.up_bytes + nbytes))
 
 
 class Outbox:
@@ -64,14 +69,22 @@ class Outbox:
     ----------
     codec : str
         What clients are asked to press their replies with.
+    feedback : bool
+        Whether they are asked to add what that drops to their next update.
     ledger : Ledger
         Knows what nodes hold.
     """
 
-    def __init__(self, codec: str, ledger: Ledger) -> None:
-        self._codec, self._ledger, self._dtypes = codec, ledger, Dtypes()
+    def __init__(self, codec: str, feedback: bool, ledger: Ledger) -> None:
+        self._codec, self._feedback, self._ledger, self._dtypes = codec, feedback, ledger, Dtypes()
 
-    def prepare(self, messages: list[Message], ticket: str, plain_nodes: Collection[int]) -> list[Sent]:
+    def prepare(
+        self,
+        messages: list[Message],
+        ticket: str,
+        plain_nodes: Collection[int],
+        verdicts: Mapping[int, Verdict],
+    ) -> list[Sent]:
         """Return the messages of one push as they travel; those given are not changed.
 
         Raises ConfigError if a record of the strategy has our name, or if one cannot be coded.
@@ -81,20 +94,24 @@ class Outbox:
         records = [restored[id(m.content)] for m in messages]
         plain = [m.metadata.dst_node_id in plain_nodes for m in messages]
         sendings = self._sendings(messages, records, plain)
-        wires: dict[tuple[int, ...], RecordDict] = {}
+        wires: dict[tuple[object, ...], tuple[RecordDict, int]] = {}
         sent = []
         for i, message in enumerate(messages):
-            key = (id(records[i]), plain[i], *map(id, sendings[i].values()))
+            verdict = verdicts.get(message.metadata.dst_node_id, Verdict())
+            key = (id(records[i]), plain[i], verdict, *map(id, sendings[i].values()))
             if key not in wires:
-                wires[key] = records[i] if plain[i] else self._wire(records[i], sendings[i], ticket)
+                content = records[i] if plain[i] else self._wire(records[i], sendings[i], ticket, verdict)
+                wires[key] = content, object_bytes(content)
+            wire = _like(message, wires[key][0])
             metrics = NodeMetrics(
                 message.metadata.dst_node_id,
                 Mark(),
-                down_bytes=wire_bytes(wires[key]),
+                "" if plain[i] else ticket,
+                down_bytes=wires[key][1] + len(wire.deflate()),
                 down_raw_bytes=raw_bytes(message.content),
                 down_distortion=max((s.distortion for s in sendings[i].values()), default=0.0),
             )
-            sent.append(Sent(message, _like(message, wires[key]), records[i], sendings[i], metrics))
+            sent.append(Sent(message, wire, records[i], sendings[i], metrics))
         return sent
 
     def _sendings(
@@ -122,11 +139,12 @@ class Outbox:
             }
         )
 
-    def _wire(self, records: RecordDict, sendings: dict[str, Sending], ticket: str) -> RecordDict:
+    def _wire(self, records: RecordDict, sendings: dict[str, Sending], ticket: str, verdict: Verdict) -> RecordDict:
         """Return a message's content as it travels."""
         steps = {name: sending.step for name, sending in sendings.items() if sending.step}
         wire = {name: sendings[name].wire if name in sendings else record for name, record in records.items()}
-        return RecordDict({**wire, RECORD: Offer(self._codec, ticket, steps).record()})
+        offer = Offer(self._codec, ticket, steps, self._feedback, *verdict)
+        return fold(RecordDict({**wire, RECORD: offer.record()}))
 
 
 def _like(message: Message, content: RecordDict) -> Message:

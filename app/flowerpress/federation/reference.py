@@ -6,6 +6,8 @@
                         from is in the store ─► decode ─► has the digest "to" ───► store it
                                  └─ no ─► need-whole ◄─ no ─┘
 
+A reference that was defined lies in the message, for nodes that hold nothing.
+
 A node keeps the last two references of each record: if a reply is lost, the server goes on from the one before. What it
 holds stands in ``Context.state``, digests only; the arrays are in the `Store`.
 """
@@ -19,7 +21,7 @@ from flowerpress.chunks.bundle import Bundle
 from flowerpress.errors import ChunkError
 from flowerpress.federation.protocol import RECORD, NeedWhole, Offer, Step, records_of, without_record
 from flowerpress.federation.store import Store, digest_of
-from flowerpress.wire import bundle_bytes, opened, unpress, values_of
+from flowerpress.wire import FIRST, bundle_bytes, opened, unpress, values_of
 
 Initial = Callable[[Context], ArrayRecord]
 
@@ -71,7 +73,8 @@ def _follow(step: Step, record: ArrayRecord, store: Store, holder: str, initial:
     """Return what a step leads to."""
     if kept := store.get(step.to):
         return kept
-    base = _base(step.start, store, holder, initial) if step.start else None
+    first = bundle_bytes(record, FIRST)
+    base = _base(step.start, first, store, holder, initial) if step.start else None
     if base is not None and step.start == step.to:
         return base
     data = bundle_bytes(record)
@@ -81,19 +84,21 @@ def _follow(step: Step, record: ArrayRecord, store: Store, holder: str, initial:
     bundle.verify()
     arrays = bundle.read_all()
     if (found := digest_of(arrays)) != step.to:
-        kind = NeedWhole if step.start else ChunkError
+        kind = NeedWhole if step.start and first is None else ChunkError
         raise kind(f"expected arrays with the digest {step.to}, found {found}")
     return store.add(found, arrays, holder)
 
 
-def _base(digest: str, store: Store, holder: str, initial: Callable[[], ArrayRecord]) -> Bundle:
-    """Return the reference with this digest; the model that the app starts from is made when it is asked for."""
+def _base(digest: str, first: bytes | None, store: Store, holder: str, initial: Callable[[], ArrayRecord]) -> Bundle:
+    """Return the reference with this digest; the model that the app starts from is sent, or made when it is needed."""
     if found := store.get(digest):
         return found
-    values = values_of(initial())
-    if not values or digest_of(values) != digest:
+    values = values_of(initial()) if first is None else Bundle(first).read_all()
+    if values and (made := digest_of(values)) == digest:
+        return store.add(digest, values, holder)
+    if first is None:
         raise NeedWhole(f"this node does not hold the reference {digest}")
-    return store.add(digest, values, holder)
+    raise ChunkError(f"message: expected a first model with the digest {digest}, found {made if values else 'nothing'}")
 
 
 def _remember(context: Context, holds: Mapping[str, str]) -> None:

@@ -203,8 +203,8 @@ class Store:
 
     def _expire(self) -> None:
         """Remove what nobody used for too long."""
-        for digest in self._folders():
-            if self._used(digest) < time.time() - STALE and SEED not in self.holders(digest):
+        for digest in self._folders():  # one that another process removes meanwhile was never used
+            if 0 < self._used(digest) < time.time() - STALE and SEED not in self.holders(digest):
                 self._remove(digest)
 
     def _hold(self, digest: str, holder: str) -> None:

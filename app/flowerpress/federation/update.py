@@ -4,14 +4,17 @@
     node:    R ── training ──► R + Δ ── up, lossy ──► server decodes R + Δ', and shows W + Δ'
 
 What the downlink dropped, R - W, is no part of what the node learnt: it is in the next difference to that node by
-itself, and must not come back through the strategy as well.
+itself, and must not come back through the strategy as well. Arrays that are positive throughout at both ends, such as
+variances, stay positive: values that the sum would take below 0 shrink in ratio instead.
 """
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from flowerpress.chunks.bundle import Bundle, Source
 from flowerpress.codecs.base import Spec, check_base
-from flowerpress.codecs.dtypes import ArrayLike, Host, cast, is_float, numpy_dtype, to_host
+from flowerpress.codecs.dtypes import ArrayLike, Host, cast, is_float, numpy_dtype, smallest, to_host
 
 
 class Update(Bundle):
@@ -41,12 +44,17 @@ class Update(Bundle):
         ends = [to_host(m[key]) for m in (self._model, self.bases) if key in m]
         if len(ends) < 2 or any(check_base(Spec(key, spec.dtype, spec.shape, end)) for end in ends):
             return x
-        whole = slice(start, stop).indices(spec.size)
+        whole = slice(*slice(start, stop).indices(spec.size))
         wide = "float64" if spec.dtype == "float64" else "float32"
-        model, reference = (cast(end.reshape(-1)[slice(*whole)], wide).reshape(x.shape) for end in ends)
-        update = cast(x, wide) - reference
-        update += model
-        return update.astype(numpy_dtype(spec.dtype), copy=False)
+        model, reference = (cast(end.reshape(-1)[whole], wide).reshape(x.shape) for end in ends)
+        moved = cast(x, wide) - reference
+        moved += model
+        gone = moved < smallest(spec.dtype)
+        if gone.any() and all((end > 0).all() for end in (model, reference, *ends)):
+            with np.errstate(over="ignore"):
+                shrunk = np.maximum(model * (cast(x, wide) / reference), smallest(spec.dtype))
+            np.copyto(moved, shrunk, where=gone & (x > 0))
+        return np.asarray(moved.astype(numpy_dtype(spec.dtype), copy=False))
 
     def read_all(self, workers: int | None = None) -> dict[str, Host]:
         """Return all arrays; one after the other where the model is added."""

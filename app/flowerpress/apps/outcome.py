@@ -1,0 +1,54 @@
+"""What came of a run, in the few figures that runs are compared by."""
+
+import json
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Self
+
+from flowerpress.apps.results import read_rounds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run's figures; lists have an element per round, the first for the initial model.
+
+    Attributes
+    ----------
+    accuracy, loss : list of float
+        Of the global model on the server's images, after each round.
+    down, up : list of int
+        Bytes of all Flower objects sent up to then, to the clients and from them.
+    raw : list of int
+        Bytes of the arrays exchanged up to then, both ways, as they lie in memory.
+    seconds, coding_seconds : float
+        Of the server app, which in an engine waits for the processes of clients to start; of all encoding and decoding,
+        on both ends.
+    failures : int
+        Replies that were lost or refused.
+    """
+
+    accuracy: list[float]
+    loss: list[float]
+    down: list[int]
+    up: list[int]
+    raw: list[int]
+    seconds: float
+    coding_seconds: float
+    failures: int
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Read what a finished run left in its folder; ConfigError if there is none."""
+        rounds = read_rounds(folder)
+        summary = json.loads((folder / "summary.json").read_text())
+        return cls(
+            accuracy=[row["accuracy"] for row in rounds],
+            loss=[row["loss"] for row in rounds],
+            down=list(accumulate(row["down-bytes"] for row in rounds)),
+            up=list(accumulate(row["up-bytes"] for row in rounds)),
+            raw=list(accumulate(row["down-raw-bytes"] + row["up-raw-bytes"] for row in rounds)),
+            seconds=summary["seconds"],
+            coding_seconds=summary["encode-seconds"] + summary["decode-seconds"],
+            failures=summary["failures"],
+        )
