@@ -173,6 +173,14 @@ def test_updates_of_earlier_replies_count() -> None:
     assert screen.odd_ones({0: small}, SENT, [large, large]) == {}
 
 
+def test_an_update_as_large_as_those_of_earlier_rounds_is_not_too_large() -> None:
+    """Where most nodes have converged, one that has not learns as much as all did at first."""
+    found = dict(enumerate(map(examine, updates(0.001, 0.001, 0.001, 1.0))))
+    assert Screen().odd_ones(found, SENT).keys() == {3}
+    assert Screen().odd_ones(found, SENT, largest=found[3].norm / 9) == {}
+    assert Screen().odd_ones(found, SENT, largest=found[3].norm / 11).keys() == {3}
+
+
 def test_odd_arrays_have_no_say_in_the_median() -> None:
     wrong = [content({"w": np.full((4, 3), 1e9, np.float32), "count": 3})] * 2
     assert set(odd(*updates(1, 1, 1, 50), *wrong)) == {3, 4, 5}

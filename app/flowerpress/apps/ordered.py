@@ -8,14 +8,11 @@ partitions in the same rounds, and, for the last bits of a sum, replies in the s
 import logging
 import random
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-if TYPE_CHECKING:
-    from flwr.proto.node_pb2 import NodeInfo
-    from flwr.supercore.run import Run
+from flowerpress.federation.around import Around
 
 PLACE = "place"  # the ConfigRecord with the answer
 _TIMEOUT = 120.0  # seconds
@@ -23,7 +20,7 @@ _LAST = 1 << 64
 _log = logging.getLogger("flwr")
 
 
-class OrderedGrid(Grid):
+class OrderedGrid(Around):
     """A Grid that asks each new node, once, for its partition, and lists nodes and replies in that order.
 
     Whenever nodes are listed it seeds Python's `random`, from ``seed`` and the number of times that messages were sent
@@ -34,24 +31,9 @@ class OrderedGrid(Grid):
     """
 
     def __init__(self, grid: Grid, seed: int) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._seed, self._draw, self._drawn = seed, 0, False
         self._places: dict[int, int] = {}
-
-    def set_run(self, run: "Run") -> None:
-        """Set the run of the inner grid."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> "Run":
-        """The run of the inner grid."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Create a message; Flower prefers the constructor of Message."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of the nodes that are connected, in the order of partitions."""
@@ -61,10 +43,6 @@ class OrderedGrid(Grid):
         random.seed(f"{self._seed}, {self._draw}")
         self._drawn = True
         return sorted(nodes, key=self._order)
-
-    def get_nodes(self) -> Iterable["NodeInfo"]:
-        """Return the nodes that are connected."""
-        return self._grid.get_nodes()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages."""

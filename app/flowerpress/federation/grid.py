@@ -9,15 +9,16 @@ Replies are handed on still compressed; a strategy decodes an array when it read
 """
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
@@ -25,6 +26,7 @@ from flowerpress.codecs import recommended
 from flowerpress.codecs.base import Pipeline, Spec
 from flowerpress.codecs.policy import Policy, as_policy
 from flowerpress.errors import ChunkError, ConfigError, RunError
+from flowerpress.federation.around import Around
 from flowerpress.federation.fold import unfold
 from flowerpress.federation.inbox import Got, receive
 from flowerpress.federation.ledger import Ledger
@@ -37,10 +39,6 @@ from flowerpress.federation.store import Store
 from flowerpress.federation.verdicts import Verdicts
 from flowerpress.records import CodecLike
 
-if TYPE_CHECKING:
-    from flwr.proto.node_pb2 import NodeInfo
-    from flwr.supercore.run import Run
-
 _log = logging.getLogger("flwr")
 _POLL = (0.02, 0.2)  # seconds between polls, at first and at most
 _GIVE_UP = 3  # failed rounds in a row after which a run ends
@@ -48,7 +46,7 @@ _UNKNOWN = 0  # Flower's code for an error that it has none for; its name is not
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DecodeError)  # see `PressGrid._pull`
 
 
-class PressGrid(Grid):
+class PressGrid(Around):
     """A Grid whose messages are compressed in both directions, against what both ends hold.
 
     Parameters
@@ -102,8 +100,8 @@ class PressGrid(Grid):
             raise ConfigError(f"PressGrid: the codec travels to the clients as text: expected some, found {codec!r}")
         if not timeout > 0:
             raise ConfigError(f"PressGrid: expected a timeout above 0 seconds, found {timeout!r}")
+        super().__init__(grid)
         self.exchanges: list[Exchange] = []
-        self._grid = grid
         self._screen = screen or Screen()
         self._timeout = timeout
         self._log = log_to(log) if isinstance(log, str | Path) else log
@@ -118,32 +116,10 @@ class PressGrid(Grid):
         self._plain_nodes: set[int] = set()
         self._marked_nodes: set[int] = set()
         self._norms: list[float] = []  # of the updates of the last train round
+        self._large = 0.0  # the largest median of such norms so far
         self._usual: dict[str, Findings] = {}  # a valid reply of the last round, by the type of message
         self._failures = 0  # train rounds in a row that failed
         self._hopeless: set[int] | None = set()  # the nodes whose training failed, while none has succeeded
-
-    def set_run(self, run: "Run") -> None:
-        """Set the run of the inner grid."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> "Run":
-        """The run of the inner grid."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Create a message; Flower prefers the constructor of Message."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the ids of the nodes that are connected."""
-        return self._grid.get_node_ids()
-
-    def get_nodes(self) -> Iterable["NodeInfo"]:
-        """Return the nodes that are connected."""
-        return self._grid.get_nodes()
 
     def seed(self, record: ArrayRecord) -> str:
         """Expect new nodes to hold this record, so that it is not sent to them; return its digest.
@@ -326,7 +302,8 @@ class PressGrid(Grid):
         if sent is None or sent.kind not in ("train", "evaluate"):
             return got
         usual = self._usual.get(sent.message.metadata.message_type)
-        odd = self._screen.odd_ones(found, sent.records if sent.kind == "train" else None, before, norms, usual)
+        records = sent.records if sent.kind == "train" else None
+        odd = self._screen.odd_ones(found, records, before, norms, usual, self._large)
         return [g.refused(refusal(odd[i])) if i in odd else g for i, g in enumerate(got)]
 
     def _close(self, exchange: Exchange, valid: list[Findings]) -> None:
@@ -354,6 +331,8 @@ class PressGrid(Grid):
     def _count(self, exchange: Exchange, valid: list[Findings]) -> None:
         """Count failed rounds in a row; RunError if there is no hope."""
         self._norms = [findings.norm for findings in valid] or self._norms
+        if valid and math.isfinite(usual := median(self._norms)):
+            self._large = max(self._large, usual)
         self._failures = self._failures + 1 if exchange.failed else 0
         if valid:
             self._hopeless = None

@@ -53,8 +53,8 @@ class Screen:
     weight_key : str
         The metric that the strategy weights replies by.
     max_norm : float or None
-        The largest L2 norm of an update, in medians of the norms of the round, if it has three replies or more; None
-        for any. The difference to what was sent counts, over all floats.
+        The largest L2 norm of an update, in medians of the norms of the round, or of an earlier one if that was larger,
+        if it has three replies or more; None for any. The difference to what was sent counts, over all floats.
     finite : bool
         Refuse NaN and infinities in arrays and metrics of train replies.
     min_replies : int
@@ -124,6 +124,7 @@ class Screen:
         before: Sequence[Findings] = (),
         norms: Sequence[float] = (),
         usual: Findings | None = None,
+        largest: float = 0.0,
     ) -> dict[int, str]:
         """Return why some of the replies of a round, by any number, do not fit the others, or what was sent.
 
@@ -139,13 +140,15 @@ class Screen:
             Norms of updates of the round before.
         usual : Findings, optional
             What a valid reply of the round before was like: a single bad one is no majority.
+        largest : float
+            The largest median of norms of the rounds before: updates shrink as nodes converge, some sooner than others.
         """
         every = [*before, *found.values()]
         arrays, metrics = self._right_arrays(every, sent, usual), self._right_metrics(every, usual)
         odd = {i: _difference(arrays, f.arrays) or _difference(metrics, f.metrics) for i, f in found.items()}
         odd = {i: difference for i, difference in odd.items() if difference}
         updates = {i: f.norm for i, f in found.items() if i not in odd}
-        return odd | self._too_large(updates, [*(f.norm for f in before), *norms])
+        return odd | self._too_large(updates, [*(f.norm for f in before), *norms], largest)
 
     def _right_arrays(self, every: Sequence[Findings], sent: RecordDict | None, usual: Findings | None) -> Structure:
         """Return what was sent, if a reply has it or keys are declared; else what was right before, or most have."""
@@ -163,12 +166,12 @@ class Screen:
         votes = Counter(f.metrics for f in sorted(every, key=self._weighted, reverse=True))  # a weight breaks ties
         return votes.most_common(1)[0][0] if votes else ()
 
-    def _too_large(self, norms: Mapping[int, float], others: Sequence[float]) -> dict[int, str]:
-        """Return which updates are too large beside the median of all, and why."""
+    def _too_large(self, norms: Mapping[int, float], others: Sequence[float], largest: float) -> dict[int, str]:
+        """Return which updates are too large beside the median of all, or of an earlier round, and why."""
         every = [*norms.values(), *others]
-        if self.max_norm is None or len(every) < _FEWEST or not median(every):
+        if self.max_norm is None or len(every) < _FEWEST or not (usual := max(median(every), largest)):
             return {}
-        most = self.max_norm * median(every)
+        most = self.max_norm * usual
         reason = f"its update is too large: expected an L2 norm of at most {most:.4g}, {self.max_norm:g} medians, found"
         return {i: f"{reason} {norm:.4g}" for i, norm in norms.items() if not norm <= most}
 
