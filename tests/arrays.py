@@ -2,8 +2,16 @@
 
 import ml_dtypes
 import numpy as np
+from hypothesis import strategies as st
 
 RNG = np.random.default_rng(5)
+SHAPES = st.dictionaries(  # of hypothesis: dtypes and shapes of the arrays of any record
+    st.text(min_size=1, max_size=8),
+    st.tuples(
+        st.sampled_from(["float32", "int8", "bfloat16", "bool", "float64"]), st.lists(st.integers(0, 7), max_size=4)
+    ),
+    max_size=8,
+)
 
 
 def of_dtype(dtype: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowerpress import Bundle, ChunkError, ConfigError, Spec, pack, parse
 from flowerpress.chunks.pack import HEAD, TAIL, save, tail
 from flowerpress.codecs.zstd import Zstd
-from tests.arrays import awkward, of_dtype
+from tests.arrays import SHAPES, awkward, of_dtype
 
 RNG = np.random.default_rng(4)
 
@@ -267,13 +267,7 @@ def test_unknown_codecs_are_named() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.dictionaries(
-        st.text(min_size=1, max_size=8),
-        st.tuples(
-            st.sampled_from(["float32", "int8", "bfloat16", "bool", "float64"]), st.lists(st.integers(0, 7), max_size=4)
-        ),
-        max_size=8,
-    ),
+    SHAPES,
     st.sampled_from(["zstd", "raw", "zfp", "planes"]),
 )
 def test_any_record_round_trips(shapes: dict[str, tuple[str, list[int]]], codec: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from flowerpress import Bundle, ChunkError, pack
 from flowerpress.chunks import schema
 from flowerpress.chunks.pack import BY_SCHEMA, HEAD, save
-from tests.arrays import of_dtype
+from tests.arrays import SHAPES, of_dtype
 from tests.bundles import Parts
 
 LOSSY = "delta | quantize(step=0.01, zone=0.6) | entropy"
@@ -245,13 +245,7 @@ def test_damaged_chunks_are_noticed() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.dictionaries(
-        st.text(min_size=1, max_size=8),
-        st.tuples(
-            st.sampled_from(["float32", "int8", "bfloat16", "bool", "float64"]), st.lists(st.integers(0, 7), max_size=4)
-        ),
-        max_size=8,
-    ),
+    SHAPES,
     st.sampled_from(["intdelta | zstd", "intdelta | entropy", "*a* = raw; * = intdelta | zstd", "intdelta | raw"]),
     st.booleans(),
 )

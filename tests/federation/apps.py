@@ -1,6 +1,6 @@
 """A small numpy client, with the mod or without, and a model with floats, integers and an odd shape."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from flowerpress import press_mod
+from flowerpress import LatentArray, LatentRecord, press_mod
 
 
 def initial() -> ArrayRecord:
@@ -17,6 +17,14 @@ def initial() -> ArrayRecord:
     record["w"] = Array(rng.standard_normal((40, 30)).astype(np.float32))
     record["b"] = Array(rng.standard_normal(30).astype(np.float32))
     record["count"] = Array(np.array(3, np.int64))
+    return record
+
+
+def record_of(arrays: Mapping[str, Any]) -> ArrayRecord:
+    """Return a record of arrays of any dtype and shape, bfloat16 and scalars included."""
+    record = LatentRecord()
+    for key, x in arrays.items():
+        record[key] = LatentArray(np.asarray(x))
     return record
 
 

@@ -13,13 +13,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from flowerpress import ConfigError, LatentArray, LatentRecord, PressGrid, press_mod
+from flowerpress import ConfigError, PressGrid, press_mod
 from flowerpress.federation.fold import fold, unfold
 from flowerpress.federation.protocol import RECORD
 from flowerpress.federation.store import digest_of
 from flowerpress.federation.streaming import StreamingFedAvg
 from flowerpress.wire import FIRST, KEY, PRESSED, bundle_array, values_of
-from tests.federation.apps import client, initial
+from tests.federation.apps import client, initial, record_of
 from tests.federation.faults import assert_in_step, holds
 from tests.federation.local_grid import LocalGrid
 
@@ -27,13 +27,6 @@ NODES = (4, 70, 951)
 LOSSY = "delta | quantize(step=0.01) | entropy"
 FOUR = "budget(bits=4)"
 Arrays = dict[str, Any]
-
-
-def record_of(arrays: Arrays) -> ArrayRecord:
-    record = LatentRecord()
-    for key, x in arrays.items():
-        record[key] = LatentArray(np.asarray(x))
-    return record
 
 
 def nodes(folder: Path, app: ClientApp | None = None, **options: Any) -> LocalGrid:

@@ -23,11 +23,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
-from flowerpress import Bundle, LatentArray, LatentRecord, PressGrid, Screen, press_mod
+from flowerpress import Bundle, PressGrid, Screen, press_mod
 from flowerpress.federation.protocol import Offer
 from flowerpress.federation.residuals import Residuals
 from flowerpress.federation.streaming import StreamingFedAvg
 from flowerpress.wire import KEY
+from tests.federation.apps import record_of
 from tests.federation.local_grid import LocalGrid
 
 STEP = 0.5
@@ -35,13 +36,6 @@ COARSE = "delta | quantize(step=0.5) | entropy"  # drops up to half a step, whic
 NODE, *OTHERS = NODES = (1, 2, 3)
 SHAPE = (6, 7)
 Arrays = dict[str, Any]
-
-
-def record_of(arrays: Arrays) -> ArrayRecord:
-    record = LatentRecord()
-    for key, x in arrays.items():
-        record[key] = LatentArray(np.asarray(x))
-    return record
 
 
 def updates(seed: int = 0) -> Callable[[], np.ndarray]:
