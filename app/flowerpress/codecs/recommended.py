@@ -3,12 +3,13 @@
 ========  =============================================================================================================
 lossless  every bit arrives
 safe      no value errs by more than 1% of the range in which its array changed; in octaves where it is positive
-small     0.08 bit per parameter: the accuracy of float32 in a whole run, with error feedback on the uplink
+small     0.08 bit per parameter, with error feedback on the uplink: for whole runs in which all clients take part
 tiny      0.05 bit, where half a point of accuracy may be lost on the way; a kilobyte is never too much
 ========  =============================================================================================================
 
-All are relative to the update itself, so that nothing has to be tuned; `tests/benchmarks/bench_federation.py` measures
-what they trade. The names stand wherever the text of a pipeline does.
+With strategies that step along every coordinate, such as FedAdam, send down with ``safe``. All are relative to the
+update, so that nothing has to be tuned; `tests/benchmarks/bench_federation.py` measures what they trade. The names stand
+wherever the text of a pipeline does.
 """
 
 from dataclasses import dataclass
