@@ -2,8 +2,8 @@
 
 Digits, breast cancer and wine; an MLP; Dirichlet 0.1 and 0.5; FedAvg and FedAdam; 1 and 5 local epochs; learning rates
 of 0.3 and 3 times the usual one. With FedAdam what loses more than ``safe`` is for the uplink only, as the README
-says. A pipeline diverges where its loss is not finite, or its accuracy more than 10 points below that of stock Flower on
-the same seed; of small test sets one row is one to three points.
+says. A pipeline diverges where its loss is not finite, or its accuracy more than 10 points below that of stock Flower
+on the same seed; of small test sets one row is one to three points.
 """
 
 import itertools

@@ -8,8 +8,8 @@ tiny      0.05 bit, where half a point of accuracy may be lost on the way; a kil
 ========  =============================================================================================================
 
 With strategies that step along every coordinate, such as FedAdam, send down with ``safe``. All are relative to the
-update, so that nothing has to be tuned; `tests/benchmarks/bench_federation.py` measures what they trade. The names stand
-wherever the text of a pipeline does.
+update, so that nothing has to be tuned; `tests/benchmarks/bench_federation.py` measures what they trade. The names
+stand wherever the text of a pipeline does.
 """
 
 from dataclasses import dataclass
