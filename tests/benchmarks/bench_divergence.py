@@ -57,7 +57,7 @@ def main() -> None:
 
 def outcome_of(job: dict[str, Any]) -> Outcome:
     """Make a run."""
-    down = "safe" if job["strategy"] == "FedAdam" and job["codec"] in ("small", "tiny") else ""
+    down = "safe" if job["strategy"] == "FedAdam" and job["codec"] in ("partial", "small", "tiny") else ""
     config = {**defaults(ROOT), "model": "mlp-small", "num-server-rounds": ROUNDS, "codec-down": down, **job}
     print(job, file=sys.stderr)
     return inprocess.run(config, clients=CLIENTS)
