@@ -5,12 +5,12 @@ lossless  every bit arrives
 safe      no value errs by more than 1% of the range in which its array changed; in octaves where it is positive
 partial   0.15 bit per parameter, with error feedback on the uplink: where few of the clients take part in a round
 small     0.08 bit per parameter, likewise, where all or most of them take part in each
-tiny      0.05 bit, where half a point of accuracy may be lost on the way; a kilobyte is never too much
+tiny      0.05 bit, where half a point of accuracy may be lost on the way
 ========  =============================================================================================================
 
-With strategies that step along every coordinate, such as FedAdam, send down with ``safe``. All are relative to the
-update, so that nothing has to be tuned; `tests/benchmarks/bench_federation.py` measures what they trade. The names
-stand wherever the text of a pipeline does.
+A kilobyte is never too much for the last three. With strategies that step along every coordinate, such as FedAdam, send
+down with ``safe``. All are relative to the update, so that nothing has to be tuned;
+`tests/benchmarks/bench_federation.py` measures what they trade. The names stand wherever the text of a pipeline does.
 """
 
 from dataclasses import dataclass
