@@ -3,7 +3,7 @@
 ========  =============================================================================================================
 lossless  every bit arrives
 safe      no value errs by more than 1% of the range in which its array changed; in octaves where it is positive
-partial   0.15 bit per parameter, with error feedback on the uplink: where few of the clients take part in a round
+partial   0.18 bit per parameter, with error feedback on the uplink: where few of the clients take part in a round
 small     0.08 bit per parameter, likewise, where all or most of them take part in each
 tiny      0.05 bit, where half a point of accuracy may be lost on the way
 ========  =============================================================================================================
@@ -35,7 +35,7 @@ _SAFE = "delta(positive=true) | quantize(relative=0.01) | entropy"
 RECOMMENDED = {
     "lossless": Recommended(_LOSSLESS, _LOSSLESS),
     "safe": Recommended(_SAFE, _SAFE),
-    "partial": Recommended(_best(0.15), _best(0.15)),
+    "partial": Recommended(_best(0.18), _best(0.18)),
     "small": Recommended(_best(0.08), _best(0.08)),
     "tiny": Recommended(_best(0.05), _best(0.05)),
 }
