@@ -17,7 +17,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 from flowerpress import ChunkError, ConfigError, LatentArray, LatentRecord, press, unpress
 from flowerpress.wire import KEY, PRESSED
-from tests.arrays import awkward, of_dtype
+from tests.samples import awkward, of_dtype
 
 RNG = np.random.default_rng(9)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowerpress import Bundle, ChunkError, ConfigError, Spec, pack, parse
 from flowerpress.chunks.pack import HEAD, TAIL, save, tail
 from flowerpress.codecs.zstd import Zstd
-from tests.arrays import SHAPES, awkward, of_dtype
+from tests.samples import SHAPES, awkward, of_dtype
 
 RNG = np.random.default_rng(4)
 

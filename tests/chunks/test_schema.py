@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from flowerpress import Bundle, ChunkError, pack
 from flowerpress.chunks import schema
 from flowerpress.chunks.pack import BY_SCHEMA, HEAD, save
-from tests.arrays import SHAPES, of_dtype
 from tests.bundles import Parts
+from tests.samples import SHAPES, of_dtype
 
 LOSSY = "delta | quantize(step=0.01, zone=0.6) | entropy"
 CODECS = ["intdelta | zstd", LOSSY, "delta | budget(bits=2.0)", "*.bias = zstd; * = intdelta | entropy"]

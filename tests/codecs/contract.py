@@ -10,7 +10,7 @@ from flowerpress.codecs import dtypes
 from flowerpress.codecs.base import Pipeline, Spec
 from flowerpress.codecs.text import parse
 from flowerpress.errors import ChunkError, ConfigError
-from tests.arrays import awkward, of_dtype, special_floats
+from tests.samples import awkward, of_dtype, special_floats
 
 SHAPES = [(), (0,), (3, 0, 2), (1,), (5,), (8, 3), (2, 3, 4, 5, 2), (4097, 1, 1, 1), (70001,)]
 ROUNDING = {"float16": 2**-11, "bfloat16": 2**-8, "float8_e4m3fn": 2**-4, "float8_e5m2": 2**-3}

@@ -6,8 +6,8 @@ import pytest
 
 from flowerpress import Bundle, ConfigError, Spec, pack, parse
 from flowerpress.codecs.auto import Auto
-from tests.arrays import awkward, of_dtype, special_floats
 from tests.codecs.contract import BITS, FLOATS
+from tests.samples import awkward, of_dtype, special_floats
 
 RNG = np.random.default_rng(28)
 

@@ -9,8 +9,8 @@ from flowerpress.codecs.entropy import Entropy
 from flowerpress.codecs.nonzero import Nonzero
 from flowerpress.codecs.planes import Planes
 from flowerpress.codecs.raw import Raw
-from tests.arrays import of_dtype
 from tests.codecs.contract import Contract
+from tests.samples import of_dtype
 
 
 class TestRaw(Contract):

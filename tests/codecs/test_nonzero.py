@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from flowerpress import ChunkError, Spec, parse
 from flowerpress.codecs.nonzero import Nonzero
-from tests.arrays import of_dtype
 from tests.codecs.contract import BITS, FLOATS
+from tests.samples import of_dtype
 
 RNG = np.random.default_rng(25)
 CODEC = Nonzero()

@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from flowerpress import Bundle, ConfigError, pack
 from flowerpress.chunks.pack import save
 from flowerpress.federation.store import FOLDER, MOST, SEED, STALE, Store, digest_of
-from tests.arrays import awkward, of_dtype, special_floats
+from tests.samples import awkward, of_dtype, special_floats
 
 Model = dict[str, np.ndarray]
 GB = 1 << 30
