@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from flowerpress import Bundle, pack
+from flowerpress.arrays.files import arrays_of_file
 from flowerpress.cli import app
 from flowerpress.federation.store import MOST, SEED, Store, digest_of
 
@@ -91,6 +92,16 @@ def cached() -> dict[str, Any]:
     return json.loads(RUN.invoke(app, ["cache", "ls", "--format", "json"]).output)
 
 
+def test_convert(bundle: Path) -> None:
+    target = bundle.with_suffix(".npz")
+    done = RUN.invoke(app, ["convert", str(bundle), str(target)])
+    assert done.exit_code == 0
+    assert "4 arrays" in done.output
+    assert digest_of(arrays_of_file(target)) == digest_of(Bundle.open(bundle))
+    done = RUN.invoke(app, ["convert", str(bundle), str(bundle.with_suffix(".onnx"))])
+    assert (done.exit_code, "expected a file that ends in" in done.output) == (1, True)
+
+
 def test_cache_add(bundle: Path) -> None:
     done = RUN.invoke(app, ["cache", "add", str(bundle)])
     assert done.exit_code == 0
@@ -123,7 +134,7 @@ def test_cache_add_says_what_is_wrong(bundle: Path, monkeypatch: pytest.MonkeyPa
     pickle.write_bytes(b"")
     damaged = bundle.with_name("damaged.fpb")
     damaged.write_bytes(bundle.read_bytes()[:-1])
-    for path, reason in ((pickle, "convert it to .safetensors"), (damaged, "bundle"), (Path("x.npz"), "no such file")):
+    for path, reason in ((pickle, "cannot be read"), (damaged, "bundle"), (Path("x.npz"), "no such file")):
         done = RUN.invoke(app, ["cache", "add", str(path)])
         assert (done.exit_code, cached()["records"]) == (1, [])
         assert "error: " in done.output

@@ -189,10 +189,24 @@ def inspect(
     console.print(table)
 
 
+@app.command()
+@_explain
+def convert(
+    source: Annotated[Path, typer.Argument(help="A model: .fpb, .safetensors, .npz, .pt, or a folder of checkpoints.")],
+    target: Annotated[Path, typer.Argument(help="What to write: a file with one of these suffixes.")],
+) -> None:
+    """Write the model in a file, or the last one in a folder of checkpoints, in another format."""
+    from flowerpress.arrays.files import arrays_of_file, arrays_to_file
+
+    arrays = arrays_of_file(source)
+    arrays_to_file(arrays, target)
+    console.print(f"{target}: {len(arrays)} arrays, {target.stat().st_size:,} bytes")
+
+
 @cache.command()
 @_explain
 def add(
-    file: Annotated[Path, typer.Argument(help="A bundle (.fpb), a .safetensors or an .npz file.")],
+    file: Annotated[Path, typer.Argument(help="A model: .fpb, .safetensors, .npz, .pt, or a folder of checkpoints.")],
 ) -> None:
     """Add the model in a file; once the server and the clients hold it, sending it is free.
 
@@ -200,7 +214,7 @@ def add(
     whole. The arrays need the names, dtypes and shapes of the model's. If they are in another order, sending that costs
     a little; what is trained from them costs the difference, with a codec such as "intdelta | zstd".
     """
-    from flowerpress.federation.seeds import arrays_of_file
+    from flowerpress.arrays.files import arrays_of_file
     from flowerpress.federation.store import Store
 
     store, arrays = Store(), arrays_of_file(file)

@@ -14,13 +14,13 @@ there.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
-from flowerpress.chunks.bundle import Bundle
+from flowerpress.chunks.bundle import Bundle, Clock
 from flowerpress.chunks.pack import pack
 from flowerpress.codecs.base import Codec, Pipeline, Spec
 from flowerpress.codecs.dtypes import Host, is_torch, to_tensor
@@ -35,11 +35,25 @@ if TYPE_CHECKING:
 CodecLike: TypeAlias = str | Codec | Callable[[Spec], Pipeline]
 
 
+class Readable(Protocol):
+    """What a LatentArray is read from: a bundle, or a Zarr group of `flowerpress.arrays`."""
+
+    clock: Clock
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, key: str) -> Host: ...
+
+    def spec(self, key: str) -> Spec: ...
+
+    def encoded_bytes(self, key: str) -> int: ...
+
+
 class LatentArray(Array):
     """An Array that is decoded when it is read; one decoded copy at a time, never kept.
 
     It is made as Flower's Array is, from ``dtype, shape, stype, data``, from an ndarray or from a tensor, and
-    compressed with ``codec``; or, with `LatentArray.of`, from an array of a bundle that is there.
+    compressed with ``codec``; or, with `LatentArray.of`, from an array of a bundle or a group that is there.
 
     Parameters
     ----------
@@ -88,13 +102,13 @@ class LatentArray(Array):
         self._hold(Bundle(pack({"": value}, codec)), "")
 
     @classmethod
-    def of(cls, bundle: Bundle, key: str) -> Self:
-        """Return the array called ``key`` in ``bundle``, without decoding it."""
+    def of(cls, bundle: Readable, key: str) -> Self:
+        """Return the array called ``key`` in ``bundle``, or in a group, without decoding it."""
         array = cls.__new__(cls)
         array._hold(bundle, key)
         return array
 
-    def _hold(self, bundle: Bundle, key: str) -> None:
+    def _hold(self, bundle: Readable, key: str) -> None:
         spec = bundle.spec(key)
         # past Flower's __setattr__, which would mark the array as changed
         self.__dict__.update(_bundle=bundle, _key=key, dtype=spec.dtype, shape=spec.shape, stype=STYPE)
@@ -166,9 +180,9 @@ class LatentArray(Array):
         return f"LatentArray({self.dtype}{list(self.shape)}, {self.count_bytes()} bytes)"
 
     @property
-    def bundle(self) -> Bundle:
-        """The bundle that holds the array."""
-        return cast("Bundle", self.__dict__["_bundle"])
+    def bundle(self) -> Readable:
+        """The bundle, or group, that holds the array."""
+        return cast("Readable", self.__dict__["_bundle"])
 
     @property
     def spec(self) -> Spec:
@@ -255,8 +269,8 @@ class LatentRecord(ArrayRecord):
         return cls(torch_state_dict=state_dict, keep_input=keep_input, codec=codec)
 
     @classmethod
-    def of(cls, bundle: Bundle, codec: CodecLike = "zstd") -> LatentRecord:
-        """Return the record over all arrays of a bundle, in its order, without decoding any.
+    def of(cls, bundle: Readable, codec: CodecLike = "zstd") -> LatentRecord:
+        """Return the record over all arrays of a bundle, or of a Zarr group, in its order, without decoding any.
 
         ``codec`` is what arrays that are set later are compressed with.
         """
@@ -299,14 +313,14 @@ class LatentRecord(ArrayRecord):
 
     @property
     def bundle(self) -> Bundle | None:
-        """The bundle that this record is, whole and in order; None if arrays were set, removed or reordered."""
+        """The bundle that this record is, whole and in order; None for a group, or if arrays were set or removed."""
         latent = {key: a for key, a in self.items() if isinstance(a, LatentArray)}
         if not latent or len(latent) < len(self):
             return None
         bundle = next(iter(latent.values())).bundle
         if any(a.bundle is not bundle or a.spec.key != key for key, a in latent.items()):
             return None
-        return bundle if list(bundle) == list(self) else None
+        return bundle if isinstance(bundle, Bundle) and list(bundle) == list(self) else None
 
     def copy(self) -> Self:
         """Return a shallow copy."""

@@ -14,8 +14,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.serverapp.strategy import FedAvg, Result
 
 from flowerpress import ChunkError, ConfigError, FlowerpressError, PressGrid, pack, press_mod
+from flowerpress.arrays.files import arrays_of_file
 from flowerpress.federation.protocol import Offer
-from flowerpress.federation.seeds import arrays_of_file
 from flowerpress.federation.store import SEED, Store, digest_of
 from flowerpress.wire import KEY, values_of
 from tests.federation.apps import client, initial
@@ -308,10 +308,8 @@ def test_safetensors_of_narrow_floats(tmp_path: Path, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("model.pt", ".pt files are pickles, which are not read; convert it to .safetensors"),
-        ("model.pth", "convert it to .safetensors"),
-        ("pytorch_model.bin", "convert it to .safetensors"),
-        ("model.onnx", r"expected a file that ends in .fpb, .safetensors, .npz"),
+        ("pytorch_model.bin", "expected a file that ends in"),
+        ("model.onnx", r"expected a file that ends in .fpb, .safetensors, .npz, .pt, .pth"),
         ("model", "expected a file that ends in"),
         ("nothing.fpb", "there is no such file"),
         ("nothing.safetensors", "there is no such file"),

@@ -75,7 +75,7 @@ class Prefix:
         """Raise FileExistsError if something is here that is not to be replaced."""
         if self.where.store.read_only:
             raise ConfigError(f"{self}: expected a store to write to, found one to read from")
-        if found := _sync(self._some()):
+        if found := sync(self._some()):
             _check_taken(str(self), not found.isdisjoint(_METADATA), overwrite)
 
     def beside(self) -> Path:
@@ -85,7 +85,7 @@ class Prefix:
     def take(self, folder: Path, *, overwrite: bool) -> None:
         """Copy what is in a folder to this place, metadata last: until then there is no array here."""
         self.check(overwrite=overwrite)
-        _sync(self._take(folder))
+        sync(self._take(folder))
 
     def open(self) -> "zarr.Array[Any]":
         """Return the array that is here."""
@@ -116,17 +116,26 @@ Place = Folder | Prefix
 
 def place_of(where: "str | Path | StoreLike") -> Place:
     """Return the place that a path, a URL or a store means; ConfigError for anything else."""
+    from zarr.storage import LocalStore
+
+    found = store_path(where)
+    return Folder(found.store.root / found.path) if isinstance(found.store, LocalStore) else Prefix(found)
+
+
+def store_path(where: "str | Path | StoreLike") -> "StorePath":
+    """Return the place in a store that a path, a URL or a store means; ConfigError for anything else."""
     from zarr.storage import FsspecStore, LocalStore, StorePath
 
-    if isinstance(where, str) and "://" in where and urlsplit(where).scheme != "file":
-        where = StorePath(FsspecStore.from_url(where))
-    if isinstance(where, str | Path):
-        path = unquote(urlsplit(where).path) if isinstance(where, str) and "://" in where else where
-        return Folder(Path(path).expanduser().resolve())
-    store, path = (where.store, where.path) if isinstance(where, StorePath) else (_store(where), "")
-    if isinstance(store, LocalStore):
-        return Folder((store.root / path).resolve())
-    return Prefix(_sync(StorePath.open(store, path, mode=None)))
+    if isinstance(where, StorePath):
+        store, path = where.store, where.path
+    elif isinstance(where, str) and "://" in where and urlsplit(where).scheme != "file":
+        store, path = FsspecStore.from_url(where), ""
+    elif isinstance(where, str | Path):
+        folder = unquote(urlsplit(where).path) if isinstance(where, str) and "://" in where else where
+        store, path = LocalStore(Path(folder).expanduser().resolve()), ""
+    else:
+        store, path = _store(where), ""
+    return sync(StorePath.open(store, path, mode=None))  # type: ignore[no-any-return]
 
 
 def _store(where: Any) -> Any:  # noqa: ANN401 - whatever it is
@@ -147,7 +156,8 @@ def _check_taken(name: str, is_zarr: bool, overwrite: bool) -> None:
         raise FileExistsError(f"{name}: what is there is neither a Zarr array nor a group; remove it, if it may go")
 
 
-def _sync(coroutine: Any) -> Any:  # noqa: ANN401
+def sync(coroutine: Any) -> Any:  # noqa: ANN401 - what it returns
+    """Run a coroutine of a store's to its end."""
     from zarr.core.sync import sync
 
     return sync(coroutine)

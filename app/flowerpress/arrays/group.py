@@ -1,0 +1,176 @@
+"""A record as a Zarr group: one array per array, in chunks of a few megabytes, each read when it is asked for.
+
+Any Zarr 3 reader opens it. Names that cannot be paths are percent-encoded; bfloat16 and float8, which Zarr has not, are
+stored as unsigned integers of the same bits. What the arrays are stands in the attributes of the group, in their order.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import msgspec
+import numpy as np
+
+from flowerpress.chunks.bundle import Clock
+from flowerpress.codecs.base import Spec
+from flowerpress.codecs.dtypes import ArrayLike, Host, dtype_name, numpy_dtype, to_host
+from flowerpress.errors import ChunkError, ConfigError
+
+if TYPE_CHECKING:
+    from zarr.storage import StorePath
+
+CHUNK = 4 << 20  # bytes of a chunk, before it is compressed
+_KEY = "flowerpress"
+_LONGEST = 200  # characters of a path
+_NATIVE = "biufc"
+_BITS = {1: "uint8", 2: "uint16"}
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    key: str
+    path: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def write(where: "StorePath", arrays: Mapping[str, ArrayLike]) -> None:
+    """Write arrays as a new group, one after the other; each is read from the mapping once.
+
+    Raises ConfigError for an array that cannot be stored.
+    """
+    entries = []
+    for i, (key, array) in enumerate(arrays.items()):
+        x = to_host(array)
+        entries.append(_Entry(key, _path(key, i), dtype_name(x), x.shape))
+        begin(where, entries[-1].path, entries[-1].dtype, x.shape)[...] = _stored(x)
+    finish(where, entries)
+
+
+def begin(where: "StorePath", path: str, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - zarr's
+    """Create one array of a group."""
+    import zarr
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    kind = numpy_dtype(dtype)
+    return zarr.create_array(
+        where / path,
+        shape=shape,
+        chunks=_chunks(shape, kind.itemsize),
+        dtype=kind if kind.kind in _NATIVE else _BITS[kind.itemsize],
+        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()],
+    )
+
+
+def finish(where: "StorePath", entries: Iterable[_Entry]) -> None:
+    """Write what the arrays of a group are."""
+    import zarr
+
+    zarr.open_group(where, mode="a").attrs[_KEY] = {"arrays": msgspec.to_builtins(list(entries))}
+
+
+class Group(Mapping[str, Host]):
+    """The arrays of a group by name, read anew each time.
+
+    Parameters
+    ----------
+    where : zarr.storage.StorePath
+        Where the group is.
+
+    Raises
+    ------
+    ChunkError
+        If there is no such group, or it does not say what its arrays are; when an array is read, if it is not that.
+    """
+
+    def __init__(self, where: "StorePath") -> None:
+        self.where, self.clock = where, Clock()
+        attributes = _opened("open_group", where).attrs
+        try:
+            found = msgspec.convert(attributes[_KEY], dict[str, list[_Entry]])["arrays"]
+            self._entries = {entry.key: entry for entry in found}
+            self._specs = {key: Spec(key, e.dtype, e.shape) for key, e in self._entries.items()}
+        except (KeyError, ConfigError, msgspec.ValidationError) as error:
+            raise ChunkError(f"{where}: expected a group that flowerpress wrote: {error!r}") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, key: str) -> Host:
+        return self.read(key)
+
+    def spec(self, key: str) -> Spec:
+        """Return what is known of an array without reading it; KeyError if there is no such array."""
+        return self._specs[key]
+
+    def encoded_bytes(self, key: str) -> int:
+        """Return the bytes of the chunks of an array."""
+        return int(self._array(key).nbytes_stored())
+
+    def read(self, key: str, start: int = 0, stop: int | None = None) -> Host:
+        """Return an array, or elements ``start`` to ``stop`` of it in C order, flat, from the chunks that hold them."""
+        spec, array, started = self.spec(key), self._array(key), time.perf_counter()
+        first, last, _ = slice(start, stop).indices(spec.size)
+        if (first, last) == (0, spec.size):
+            x = np.asarray(array[...])
+        elif last <= first:
+            x = np.empty(0, array.dtype)
+        else:
+            row = prod(spec.shape[1:])
+            x = np.asarray(array[first // row : -(-last // row)]).reshape(-1)
+            x = x[first - first // row * row :][: last - first]
+        self.clock.seconds += time.perf_counter() - started
+        return x.view(numpy_dtype(spec.dtype))
+
+    def _array(self, key: str) -> Any:  # noqa: ANN401 - zarr's
+        entry = self._entries[key]
+        array, kind = _opened("open_array", self.where / entry.path), numpy_dtype(entry.dtype)
+        expected = (entry.shape, kind if kind.kind in _NATIVE else np.dtype(_BITS[kind.itemsize]))
+        if (array.shape, array.dtype) != expected:
+            raise ChunkError(f"{array}: expected {expected[1]}{list(entry.shape)}, found {array.dtype}{array.shape}")
+        return array
+
+
+def _opened(function: str, where: "StorePath") -> Any:  # noqa: ANN401
+    import zarr
+
+    try:
+        return getattr(zarr, function)(where, mode="r")
+    except ChunkError:
+        raise
+    except Exception as error:  # of metadata that are missing, or not Zarr's: there are many kinds
+        raise ChunkError(f"{where}: cannot be opened: {error}") from error
+
+
+def _stored(x: Host) -> Host:
+    return x if x.dtype.kind in _NATIVE else x.view(_BITS[x.dtype.itemsize])
+
+
+def _path(key: str, number: int) -> str:
+    """Return where array ``key`` is; no two keys have the same path.
+
+    >>> _path("conv1.weight", 0), _path("a/b", 0), _path("..", 7)
+    ('conv1.weight', 'a%2Fb', '%-7')
+    """
+    path = quote(key, safe="")
+    usable = 0 < len(path) <= _LONGEST and path != "zarr.json" and not path.startswith(("__", "."))
+    return path if usable else f"%-{number}"
+
+
+def _chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the shape of chunks of at most `CHUNK` bytes: rows, or parts of rows that are longer.
+
+    >>> _chunks((10_000, 1024), 4), _chunks((2, 3_000_000), 4), _chunks((0, 3), 8)
+    ((1024, 1024), (1, 1048576), (1, 3))
+    """
+    chunk = [max(1, size) for size in shape]
+    for axis, size in enumerate(chunk):
+        nbytes = prod(chunk) * itemsize
+        if nbytes <= CHUNK:
+            break
+        chunk[axis] = max(1, size * CHUNK // nbytes)
+    return tuple(chunk)
