@@ -22,6 +22,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
 
+from flowerpress.chunks.bundle import Bundle
 from flowerpress.codecs import recommended
 from flowerpress.codecs.base import Pipeline, Spec
 from flowerpress.codecs.policy import Policy, as_policy
@@ -137,6 +138,17 @@ class PressGrid(Around):
         that are positive throughout, as variances are, and would not be with this codec, are kept exactly.
         """
         return self._ledger.define(record, codec)
+
+    def keep_dtypes(self, record: ArrayRecord, name: str = "arrays") -> None:
+        """Send records of this name in the dtypes of ``record``, whatever a strategy makes of them.
+
+        By default those are the dtypes in which one was sent first.
+        """
+        self._outbox.keep_dtypes(record, name)
+
+    def reference(self) -> Bundle | None:
+        """Return what most nodes hold, as they decoded it; None if that is nothing."""
+        return self._ledger.most_held()
 
     def held(self, node: int, name: str = "arrays") -> str:
         """Return the digest of what a node holds under the name of a record, as far as is known, or ""."""

@@ -82,6 +82,11 @@ class Ledger:
         """Return the digest of what a node holds under this name, or ""."""
         return self._held.get((node, name), "")
 
+    def most_held(self) -> Bundle | None:
+        """Return the reference that most nodes hold; None if most hold none."""
+        ((digest, _),) = Counter(self._held.values()).most_common(1) or [("", 0)]
+        return self._store.get(digest) if digest else None
+
     def holds(self, node: int, name: str, digest: str) -> None:
         """Note what a node says it holds; "" for nothing."""
         self._held[node, name] = digest

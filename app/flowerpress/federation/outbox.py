@@ -78,6 +78,10 @@ class Outbox:
     def __init__(self, codec: str, feedback: bool, ledger: Ledger) -> None:
         self._codec, self._feedback, self._ledger, self._dtypes = codec, feedback, ledger, Dtypes()
 
+    def keep_dtypes(self, record: ArrayRecord, name: str) -> None:
+        """Send records of this name in the dtypes of this one."""
+        self._dtypes.restore(name, record)
+
     def prepare(
         self,
         messages: list[Message],
