@@ -15,7 +15,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -23,7 +23,7 @@ from flowerpress.arrays.store import Checkpoint, Checkpoints
 from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
-from flowerpress.records import LatentRecord
+from flowerpress.records import LatentArray, LatentRecord
 from flowerpress.wire import values_of
 
 if TYPE_CHECKING:
@@ -213,10 +213,12 @@ def _arrays_in(value: Any) -> tuple[str, dict[str, ArrayLike]] | None:  # noqa: 
         return "bytes", {"": np.frombuffer(value, np.uint8)}
     if isinstance(value, list) and value and all(isinstance(x, _NUMPY) for x in value):
         return "list", {str(i): np.asarray(x) for i, x in enumerate(value)}
-    if isinstance(value, dict) and value and all(isinstance(x, _NUMPY) for x in value.values()):
-        return (
-            ("dict", {k: np.asarray(x) for k, x in value.items()}) if all(isinstance(k, str) for k in value) else None
-        )
+    if (
+        isinstance(value, dict)
+        and value
+        and all(isinstance(k, str) and isinstance(x, _NUMPY) for k, x in value.items())
+    ):
+        return "dict", {k: np.asarray(x) for k, x in value.items()}
     return None
 
 
@@ -237,7 +239,7 @@ def _made(kind: str, arrays: dict[str, Any]) -> Any:  # noqa: ANN401
     if kind == "record":
         record = ArrayRecord()
         for key, x in arrays.items():
-            record[key] = Array(x)
+            record[key] = LatentArray(x, codec="raw")  # bfloat16, too
         return record
     if kind in ("array", "bytes"):
         return arrays[""] if kind == "array" else arrays[""].tobytes()
