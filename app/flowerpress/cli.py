@@ -59,15 +59,20 @@ def run(
         list[str] | None, typer.Option("--run-config", "-c", help="key=value pairs, as for flwr run.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Where the results go, in a folder per run.")] = Path("runs"),
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a run that was stopped, or is to have more rounds: it goes on.")
+    ] = None,
     output: AsFormat = Format.TABLE,
 ) -> None:
     """Train in Flower's simulation engine, show each round, and save metrics, plot and model.
 
     Starts a SuperLink of its own on a free port and stops it at the end. Exits with 1 if the run failed.
+    What was stopped, by whatever, goes on behind its last round with --resume runs/<id>.
     """
     from flowerpress.apps import launch, report
 
-    folder = launch.new_folder(runs)
+    folder = resume.resolve() if resume else launch.new_folder(runs)
+    clients, run_config = launch.asked(app_folder, folder, clients, run_config or [], resume=resume is not None)
     quiet = output is Format.JSON
     if not quiet:
         console.print(f"{clients} clients in Flower's simulation engine; the engine takes half a minute to start")
@@ -75,7 +80,7 @@ def run(
         app_folder.resolve(),
         folder,
         clients=clients,
-        run_config=" ".join(run_config or []),
+        run_config=" ".join(run_config),
         on_round=lambda row: None if quiet else console.print(report.line(row), markup=False),
     )
     report.plot(folder)

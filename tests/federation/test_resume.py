@@ -16,6 +16,7 @@ from flowerpress.arrays.store import Checkpoints
 from flowerpress.federation.resume import Checkpointed
 from flowerpress.federation.streaming import StreamingFedAvg
 from tests.federation.apps import client, initial
+from tests.federation.killing import kill, serve
 from tests.federation.local_grid import LocalGrid
 from tests.federation.test_strategies import CASES, NODES, ROUNDS, Case, stock
 
@@ -167,6 +168,14 @@ def test_a_full_disk_does_not_end_the_run(
     assert "the run goes on" in caplog.text
     assert Checkpoints(tmp_path).rounds() == [0, 1]
     same(part(CASES["FedAvg"], tmp_path, 3, resume=True), done)
+
+
+def test_kill_9(tmp_path: Path) -> None:
+    """Ten times here, a hundred times in ``make e2e``."""
+    last = kill(tmp_path, 10, seed=10)
+    (tmp_path / "whole").mkdir()
+    stopped, whole = serve(tmp_path, last + 2), serve(tmp_path / "whole", last + 2)
+    assert {k: x.numpy().tobytes() for k, x in stopped.items()} == {k: x.numpy().tobytes() for k, x in whole.items()}
 
 
 def test_the_strategy_is_as_it_was_afterwards(tmp_path: Path) -> None:

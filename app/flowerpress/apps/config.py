@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Self
 
 from flowerpress.codecs.policy import Policy
@@ -38,6 +39,8 @@ class Config:
     learning_rate: float
     torch_threads: int
     output_dir: str
+    checkpoints: str
+    resume: bool
 
     def __post_init__(self) -> None:
         if self.first not in (SEED, WHOLE):
@@ -46,6 +49,10 @@ class Config:
             Policy.parse(codec)
         if self.codec_down and not self.codec:
             raise ConfigError("run config: expected a codec beside codec-down; stock Flower (codec='') has neither")
+        if self.resume and not self.checkpoints:
+            raise ConfigError("run config: expected checkpoints beside resume=true: where the rounds are")
+        if self.checkpoints and "://" not in self.checkpoints and not Path(self.checkpoints).is_absolute():
+            raise ConfigError(f"run config: expected checkpoints to be an absolute path, found {self.checkpoints!r}")
         for name, low in _LEAST.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"run config: expected {_kebab(name)} of {low} or more, found {getattr(self, name)}")

@@ -35,9 +35,11 @@ class Results:
         What `PressGrid` notes; empty for stock Flower.
     counts : Counter
         What `CountingGrid` counts in its place.
+    done : int
+        The round behind which the run goes on: what there is of later ones is forgotten.
     """
 
-    def __init__(self, config: Config, exchanges: Sequence[Exchange], counts: Counter[str]) -> None:
+    def __init__(self, config: Config, exchanges: Sequence[Exchange], counts: Counter[str], done: int = 0) -> None:
         self._folder = Path(config.output_dir) if config.output_dir else None
         if self._folder and not self._folder.is_absolute():
             raise ConfigError(f"run config: expected output-dir to be an absolute path, found {config.output_dir!r}")
@@ -46,6 +48,8 @@ class Results:
         self._counts = counts
         self._seen, self._counted = 0, Counter[str]()
         self._started = time.monotonic()
+        if self._folder and done and (self._folder / "metrics.jsonl").is_file():
+            self._go_on(self._folder, done)
 
     def add_round(self, server_round: int, loss: float, accuracy: float) -> None:
         """Add a round, of which 0 is the initial model."""
@@ -71,6 +75,11 @@ class Results:
             "config": vars(self._config),
         }
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+    def _go_on(self, folder: Path, done: int) -> None:
+        rows = [row for row in read_rounds(folder) if row["round"] <= done]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._started -= rows[-1]["seconds"] if rows else 0
 
     def _counted_now(self) -> dict[str, int]:
         """Return what was counted since the last round; nothing where exchanges say it."""

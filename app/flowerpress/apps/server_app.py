@@ -4,7 +4,8 @@ import inspect
 import random
 
 from flwr.app import ArrayRecord, Context, MetricRecord
-from flwr.serverapp import Grid, ServerApp, strategy
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import Strategy
 
 from flowerpress.apps.config import SEED, WHOLE, Config
@@ -15,6 +16,7 @@ from flowerpress.apps.results import Results
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
 from flowerpress.federation.restore import Dtypes
+from flowerpress.federation.resume import Checkpointed
 
 app = ServerApp()
 
@@ -32,11 +34,12 @@ def main(grid: Grid, context: Context) -> None:
     images = test_images(config.dataset, config.seed, config.image_size)
     model = model_for(config.model, images, config.seed)
     initial = ArrayRecord(model.state_dict())
-    if press_grid and config.first == SEED:
-        press_grid.seed(initial)
-    elif press_grid and config.first != WHOLE:
-        initial = press_grid.define(initial, config.first)
-    results = Results(config, press_grid.exchanges if press_grid else [], counting.counts)
+    strategy = _strategy(config)
+    kept = Checkpointed(strategy, config.checkpoints, resume=config.resume) if config.checkpoints else None
+    done = kept.done if kept else 0
+    if press_grid and not done:
+        initial = _first_of(press_grid, initial, config.first)
+    results = Results(config, press_grid.exchanges if press_grid else [], counting.counts, done)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         model.load_state_dict(arrays.to_torch_state_dict())
@@ -44,7 +47,7 @@ def main(grid: Grid, context: Context) -> None:
         results.add_round(server_round, loss, accuracy)
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
-    result = _strategy(config).start(
+    result = (kept or strategy).start(
         grid=press_grid or counting,
         initial_arrays=initial,
         num_rounds=config.num_server_rounds,
@@ -57,6 +60,13 @@ def main(grid: Grid, context: Context) -> None:
     results.finish(dtypes.restore("arrays", result.arrays))
 
 
+def _first_of(grid: PressGrid, initial: ArrayRecord, first: str) -> ArrayRecord:
+    """Return the model that a run starts from, which nodes know already, or are sent as the configuration says."""
+    if first == SEED:
+        grid.seed(initial)
+    return initial if first in (SEED, WHOLE) else grid.define(initial, first)
+
+
 def _pressed(grid: Grid, config: Config) -> PressGrid:
     return PressGrid(grid, config.codec, down=config.codec_down or None, error_feedback=config.error_feedback)
 
@@ -67,9 +77,9 @@ def _order_matters(config: Config) -> bool:
 
 
 def _strategy(config: Config) -> Strategy:
-    cls = getattr(strategy, config.strategy, None)
+    cls = getattr(strategies, config.strategy, None)
     if not (isinstance(cls, type) and issubclass(cls, Strategy)):
-        names = [n for n in strategy.__all__ if n not in ("Result", "Strategy")]
+        names = [n for n in strategies.__all__ if n not in ("Result", "Strategy")]
         raise ConfigError(f"run config: expected a strategy among {', '.join(names)}, found {config.strategy!r}")
     options = {"fraction_train": config.fraction_train, "fraction_evaluate": config.fraction_evaluate}
     if config.server_learning_rate:

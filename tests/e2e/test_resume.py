@@ -1,0 +1,35 @@
+"""Runs that go on: behind a hundred kill -9, and from the command line."""
+
+import json
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from flowerpress import Bundle
+from flowerpress.apps.results import read_rounds
+from flowerpress.cli import app
+from tests.federation.killing import ROOT, kill, serve
+
+
+def test_kill_9_a_hundred_times(tmp_path: Path) -> None:
+    """None of the rounds is torn, at most one is lost each time, and the end is the same."""
+    last = kill(tmp_path, 100, seed=100)
+    (tmp_path / "whole").mkdir()
+    stopped, whole = serve(tmp_path, last + 2), serve(tmp_path / "whole", last + 2)
+    assert {k: x.numpy().tobytes() for k, x in stopped.items()} == {k: x.numpy().tobytes() for k, x in whole.items()}
+
+
+def test_a_run_in_the_simulation_engine_goes_on(tmp_path: Path) -> None:
+    def run(runs: str, rounds: int, *more: str) -> Path:
+        config = f"num-server-rounds={rounds} codec='lossless' torch-threads=1"
+        arguments = ["run", str(ROOT), "--clients", "2", "-c", config, "--runs", str(tmp_path / runs), *more]
+        done = CliRunner().invoke(app, [*arguments, "--format", "json"])
+        assert done.exit_code == 0, done.output
+        return Path(json.loads(done.output)["folder"])
+
+    whole, first = run("a", 4), run("b", 2)
+    assert run("b", 4, "--resume", str(first)) == first
+    assert [row["round"] for row in read_rounds(first)] == [0, 1, 2, 3, 4]
+    assert [row["accuracy"] for row in read_rounds(first)] == [row["accuracy"] for row in read_rounds(whole)]
+    ends = [Bundle.open(folder / "model.fpb") for folder in (first, whole)]
+    assert all(ends[0][key].tobytes() == ends[1][key].tobytes() for key in ends[1])
