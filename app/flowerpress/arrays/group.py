@@ -5,7 +5,7 @@ stored as unsigned integers of the same bits. What the arrays are stands in the 
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -40,34 +40,54 @@ def write(where: "StorePath", arrays: Mapping[str, ArrayLike]) -> None:
 
     Raises ConfigError for an array that cannot be stored.
     """
-    entries = []
-    for i, (key, array) in enumerate(arrays.items()):
+    writer = Writer(where)
+    for key, array in arrays.items():
         x = to_host(array)
-        entries.append(_Entry(key, _path(key, i), dtype_name(x), x.shape))
-        begin(where, entries[-1].path, entries[-1].dtype, x.shape)[...] = _stored(x)
-    finish(where, entries)
+        writer.put(writer.begin(key, dtype_name(x), x.shape), x)
+    writer.finish()
 
 
-def begin(where: "StorePath", path: str, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - zarr's
-    """Create one array of a group."""
-    import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
+class Writer:
+    """A group that is being written, array by array, each in one or several parts; it can be read when it is finished.
 
-    kind = numpy_dtype(dtype)
-    return zarr.create_array(
-        where / path,
-        shape=shape,
-        chunks=_chunks(shape, kind.itemsize),
-        dtype=kind if kind.kind in _NATIVE else _BITS[kind.itemsize],
-        compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()],
-    )
+    Parameters
+    ----------
+    where : zarr.storage.StorePath
+        Where there is nothing yet.
+    """
 
+    def __init__(self, where: "StorePath") -> None:
+        self.where, self._entries = where, list[_Entry]()
 
-def finish(where: "StorePath", entries: Iterable[_Entry]) -> None:
-    """Write what the arrays of a group are."""
-    import zarr
+    def begin(self, key: str, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - zarr's
+        """Create an array."""
+        import zarr
+        from zarr.codecs import BloscCodec, Crc32cCodec
 
-    zarr.open_group(where, mode="a").attrs[_KEY] = {"arrays": msgspec.to_builtins(list(entries))}
+        kind, path = numpy_dtype(dtype), _path(key, len(self._entries))
+        self._entries.append(_Entry(key, path, dtype, shape))
+        return zarr.create_array(
+            self.where / path,
+            shape=shape,
+            chunks=_chunks(shape, kind.itemsize),
+            dtype=kind if kind.kind in _NATIVE else _BITS[kind.itemsize],
+            compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()],
+        )
+
+    def put(self, array: Any, x: Host, start: int = 0) -> None:  # noqa: ANN401
+        """Write elements of an array, whole rows of it, from ``start`` on in C order."""
+        stored = x if x.dtype.kind in _NATIVE else x.view(_BITS[x.dtype.itemsize])
+        if x.size == prod(array.shape):
+            array[...] = stored.reshape(array.shape)
+        else:
+            row = prod(array.shape[1:])
+            array[start // row : (start + x.size) // row] = stored.reshape(-1, *array.shape[1:])
+
+    def finish(self) -> None:
+        """Write what the arrays are."""
+        import zarr
+
+        zarr.open_group(self.where, mode="a").attrs[_KEY] = {"arrays": msgspec.to_builtins(self._entries)}
 
 
 class Group(Mapping[str, Host]):
@@ -100,6 +120,9 @@ class Group(Mapping[str, Host]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: object) -> bool:  # Mapping's would read the array
+        return key in self._entries
+
     def __getitem__(self, key: str) -> Host:
         return self.read(key)
 
@@ -110,6 +133,11 @@ class Group(Mapping[str, Host]):
     def encoded_bytes(self, key: str) -> int:
         """Return the bytes of the chunks of an array."""
         return int(self._array(key).nbytes_stored())
+
+    def cuts(self, key: str) -> list[int]:
+        """Return the elements at which chunks begin; none where they do not lie one behind the other."""
+        array, size = self._array(key), self.spec(key).size
+        return list(range(0, size, prod(array.chunks))) if array.chunks[1:] == array.shape[1:] else []
 
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Host:
         """Return an array, or elements ``start`` to ``stop`` of it in C order, flat, from the chunks that hold them."""
@@ -144,10 +172,6 @@ def _opened(function: str, where: "StorePath") -> Any:  # noqa: ANN401
         raise
     except Exception as error:  # of metadata that are missing, or not Zarr's: there are many kinds
         raise ChunkError(f"{where}: cannot be opened: {error}") from error
-
-
-def _stored(x: Host) -> Host:
-    return x if x.dtype.kind in _NATIVE else x.view(_BITS[x.dtype.itemsize])
 
 
 def _path(key: str, number: int) -> str:

@@ -10,15 +10,12 @@ import shutil
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from flowerpress.arrays.places import Place, place_of
+from flowerpress.arrays.places import Place, Where, place_of
 from flowerpress.codecs.dtypes import Host
 from flowerpress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import zarr
-    from zarr.storage import StoreLike
 
 
 class Growing:
@@ -37,7 +34,7 @@ class Growing:
         If something is there that is not to be replaced.
     """
 
-    def __init__(self, where: "str | Path | StoreLike", *, overwrite: bool = False) -> None:
+    def __init__(self, where: Where, *, overwrite: bool = False) -> None:
         self.place: Place = place_of(where)
         self.overwrite = overwrite
         self.place.check(overwrite=overwrite)

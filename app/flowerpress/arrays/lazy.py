@@ -12,14 +12,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from flowerpress.arrays.growing import Growing
+from flowerpress.arrays.places import Where
 from flowerpress.codecs.dtypes import Host
 from flowerpress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import zarr
-    from zarr.storage import StoreLike
 
 Tensor = TypeVar("Tensor")
 Item = TypeVar("Item")
@@ -102,7 +100,7 @@ class LazyChunkSequence(Generic[Tensor]):
 
     def to_zarr(
         self,
-        path_or_url: "str | Path | StoreLike",
+        path_or_url: Where,
         converter: NumpyConverter[Tensor],
         return_stored: bool = False,
         overwrite: bool = False,
@@ -165,7 +163,7 @@ class NestedLazyChunkSequence(Generic[Tensor]):
 
     def to_zarr(
         self,
-        path_or_url: "str | Path | StoreLike",
+        path_or_url: Where,
         converter: NumpyConverter[Tensor],
         return_stored: bool = False,
         overwrite: bool = False,

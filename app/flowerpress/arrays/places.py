@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from os import walk
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from flowerpress.errors import ConfigError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import zarr
     from zarr.storage import StoreLike, StorePath
 
+Where: TypeAlias = "str | Path | StoreLike"  # a folder, a URL, or a place in a store
 _METADATA = ("zarr.json", ".zarray", ".zgroup")  # of Zarr 3, and of arrays and groups of Zarr 2
 
 
@@ -114,7 +115,7 @@ class Prefix:
 Place = Folder | Prefix
 
 
-def place_of(where: "str | Path | StoreLike") -> Place:
+def place_of(where: Where) -> Place:
     """Return the place that a path, a URL or a store means; ConfigError for anything else."""
     from zarr.storage import LocalStore
 
@@ -122,7 +123,7 @@ def place_of(where: "str | Path | StoreLike") -> Place:
     return Folder(found.store.root / found.path) if isinstance(found.store, LocalStore) else Prefix(found)
 
 
-def store_path(where: "str | Path | StoreLike") -> "StorePath":
+def store_path(where: Where) -> "StorePath":
     """Return the place in a store that a path, a URL or a store means; ConfigError for anything else."""
     from zarr.storage import FsspecStore, LocalStore, StorePath
 
@@ -135,6 +136,8 @@ def store_path(where: "str | Path | StoreLike") -> "StorePath":
         store, path = LocalStore(Path(folder).expanduser().resolve()), ""
     else:
         store, path = _store(where), ""
+    if isinstance(store, LocalStore):
+        return StorePath(store, path)  # opening it would make the folder
     return sync(StorePath.open(store, path, mode=None))  # type: ignore[no-any-return]
 
 

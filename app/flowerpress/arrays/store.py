@@ -24,14 +24,12 @@ import xxhash
 
 from flowerpress.arrays import sealed
 from flowerpress.arrays.group import Group, write
-from flowerpress.arrays.places import store_path, sync
+from flowerpress.arrays.places import Where, store_path, sync
 from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ChunkError, ConfigError, RunError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from zarr.storage import StoreLike, StorePath
+    from zarr.storage import StorePath
 
 MODEL = "arrays"  # the group of the model
 _VERSION = 1
@@ -96,7 +94,7 @@ class Checkpoints:
         For a place that cannot be one, or numbers below 0.
     """
 
-    def __init__(self, where: "str | Path | StoreLike", *, keep: int = 3, every: int = 0) -> None:
+    def __init__(self, where: Where, *, keep: int = 3, every: int = 0) -> None:
         for name, value in (("keep", keep), ("every", every)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ConfigError(f"Checkpoints: expected {name} of 0 or more, found {value!r}")

@@ -152,6 +152,9 @@ class Bundle(Mapping[str, Host]):
     def __len__(self) -> int:
         return len(self._index)
 
+    def __contains__(self, key: object) -> bool:  # Mapping's would decode the array
+        return key in self._index
+
     def __getitem__(self, key: str) -> Host:
         return self.read(key)
 
@@ -183,6 +186,11 @@ class Bundle(Mapping[str, Host]):
             end = place + min(size, self.layout.specs[i].size)
             total += chunk.size * end // size - chunk.size * place // size
         return total
+
+    def cuts(self, key: str) -> list[int]:
+        """Return the elements of an array at which chunks begin; 0 alone for one that lies in a joined chunk."""
+        chunks = [self.layout.chunks[number] for number in self.layout.holders[self._index[key]]]
+        return sorted(chunk.start if len(chunk.arrays) == 1 else 0 for chunk in chunks)
 
     def rows(self) -> list[dict[str, Any]]:
         """Describe each array: key, dtype, shape, raw-bytes, bytes, pipeline."""

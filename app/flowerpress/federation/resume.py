@@ -27,9 +27,7 @@ from flowerpress.records import LatentArray, LatentRecord
 from flowerpress.wire import values_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from zarr.storage import StoreLike
+    from flowerpress.arrays.places import Where
 
 Evaluate = Callable[[int, ArrayRecord], MetricRecord | None]
 _STRATEGY, _REFERENCE = "strategy", "reference"  # groups beside the model
@@ -65,9 +63,7 @@ class Checkpointed:
         If there are rounds, and none of them is good.
     """
 
-    def __init__(
-        self, strategy: Strategy, checkpoints: "Checkpoints | str | Path | StoreLike", *, resume: bool = False
-    ) -> None:
+    def __init__(self, strategy: Strategy, checkpoints: "Checkpoints | Where", *, resume: bool = False) -> None:
         self.strategy = strategy
         self.checkpoints = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
         if not resume and self.checkpoints.rounds():

@@ -1,0 +1,85 @@
+"""Weighted averages of models that do not fit into memory, slice by slice, straight into Zarr.
+
+Each slice is summed in float64, in the order of the models, and cast once at the end::
+
+    for each array, for each slice of it:    sum += w * x    for (w, x) in models    ──►  Zarr
+"""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowerpress.arrays.group import Group, Writer
+from flowerpress.chunks.bundle import Bundle
+from flowerpress.codecs.base import Spec
+from flowerpress.codecs.dtypes import Host, cast, is_float, numpy_dtype
+from flowerpress.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zarr.storage import StorePath
+
+SLICE = 16 << 20  # bytes of an array that are summed at a time, or one chunk of a bundle that is larger
+Model = Bundle | Group
+
+
+def average(where: "StorePath", models: Sequence[tuple[float, Model]]) -> Group:
+    """Write the sum of ``weight * array`` over models as a new group, and return it.
+
+    Parameters
+    ----------
+    where : zarr.storage.StorePath
+        Where the group will be.
+    models : sequence of (float, Bundle or Group)
+        A weight, which should add up to 1 over all models, and the arrays; all models have the same.
+
+    Returns
+    -------
+    Group
+        Floats have the dtype of the first model; integers and booleans are float64, as Flower averages them.
+
+    Raises
+    ------
+    ConfigError
+        If there are no models, or they have other arrays than the first.
+    ChunkError
+        If one of them is damaged.
+    """
+    if not models:
+        raise ConfigError("average: expected at least one model, found none")
+    first = models[0][1]
+    writer = Writer(where)
+    for key in first:
+        spec = first.spec(key)
+        for number, (_, model) in enumerate(models):
+            other = model.spec(key) if key in model else None
+            if other != spec or list(model) != list(first):
+                raise ConfigError(f"average: array {key!r} of model {number}: expected {spec}, found {other}")
+        kind = spec.dtype if is_float(spec.dtype) else "float64"
+        array = writer.begin(key, kind, spec.shape)
+        for start, stop in _slices(first, spec):
+            total = np.asarray(_sum(models, key, start, stop)).astype(numpy_dtype(kind))
+            writer.put(array, total, start)
+    writer.finish()
+    return Group(where)
+
+
+def _sum(models: Sequence[tuple[float, Model]], key: str, start: int, stop: int) -> Host:
+    total = np.zeros(stop - start)
+    for weight, model in models:
+        x = cast(model.read(key, start, stop), "float64").reshape(-1)
+        total += np.multiply(x, weight, out=x if x.flags.owndata else None)
+    return total
+
+
+def _slices(model: Model, spec: Spec) -> Iterator[tuple[int, int]]:
+    """Return where slices of an array begin and end: between rows, and where chunks of the first model do."""
+    row, least = prod(spec.shape[1:]), max(1, SLICE // spec.itemsize)
+    cuts = [cut for cut in model.cuts(spec.key) if 0 < cut < spec.size and cut % row == 0]
+    start = 0
+    for cut in cuts:
+        if cut - start >= least:
+            yield start, cut
+            start = cut
+    yield start, spec.size
