@@ -4,7 +4,7 @@ BIN  := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint peers bench bench-federation e2e clean
+.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -46,6 +46,21 @@ bench: peers  ## print the tables behind the numbers in the README, whole runs a
 bench-federation: peers  ## accuracy and bytes of whole training runs, ours and others' (hours)
 	for b in $(WHOLE_RUNS); do $(BENCH) $$b || exit 1; done
 
+# In an environment of its own: pyDVL wants a numpy below 2.
+PYDVL := .venv-pydvl
+COMPARED := .bench-data/pydvl
+
+$(PYDVL)/.installed: Makefile constraints.txt
+	$(PYTHON) -m venv $(PYDVL)
+	$(PYDVL)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt 'pyDVL[influence]==0.10.0'
+	touch $@
+
+compare-pydvl: setup $(PYDVL)/.installed  ## lazy sequences beside pyDVL's: equal chunks and values
+	rm -rf $(COMPARED)
+	$(PYDVL)/bin/python -W ignore tests/benchmarks/compare_pydvl.py write pydvl.influence.array $(COMPARED)/theirs
+	$(BIN)/python -W ignore tests/benchmarks/compare_pydvl.py write flowerpress.arrays.lazy $(COMPARED)/ours
+	$(BIN)/python tests/benchmarks/compare_pydvl.py compare $(COMPARED)
+
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PYDVL) runs dist build .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

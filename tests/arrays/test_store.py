@@ -13,6 +13,7 @@ import torch
 import zarr
 from flwr.app import ArrayRecord
 from hypothesis import given, settings
+from tests.arrays.damage import tamper
 from tests.samples import SHAPES, awkward, of_dtype
 from zarr.storage import MemoryStore, StorePath
 
@@ -328,3 +329,10 @@ def test_a_group_of_someone_else() -> None:
         Group(StorePath(store, ""))
     with pytest.raises(ChunkError, match="cannot be opened"):
         Group(StorePath(store, "nothing"))
+
+
+def test_tampering_never_goes_unnoticed(tmp_path: Path) -> None:
+    """A hundred times here, a thousand times in ``make e2e``."""
+    used = tamper(tmp_path, 100, seed=1)
+    assert set(used) <= {"round 2", "round 3"}
+    assert used["round 2"] > 10  # damage to round 3

@@ -141,16 +141,17 @@ class Checkpoints:
             raise ConfigError(f"Checkpoints: expected a round of 0 or more, found {number!r}")
         if number in self.rounds():
             self._remove_damaged(number)
+        self._sweep(number)
         folder = f"{number:06d}.{uuid.uuid4().hex[:8]}"
         try:
             self._write(number, folder, groups, dict(notes or {}))
         except BaseException as error:
             with suppress(Exception):
-                sync((self.where / "rounds" / folder).delete_dir())
+                self._sweep(number)
             if isinstance(error, OSError):
                 raise RunError(f"round {number} could not be written to {self.where}: {error}") from error
             raise
-        self._tidy(number)
+        self._retire()
 
     def load(self, number: int | None = None) -> Checkpoint | None:
         """Return a round, every byte of it checked; by default the last that is good, or None if there is none.
@@ -230,13 +231,16 @@ class Checkpoints:
             return int(sync(_get(self.where / "LATEST")) or b"")
         return None
 
-    def _tidy(self, number: int) -> None:
-        """Remove rounds that are not to stay, and what writers left that were killed."""
+    def _retire(self) -> None:
+        """Remove rounds that are not to stay: their manifests, and then their files."""
         rounds = self.rounds()
-        last = rounds[-self.keep :]
-        for old in rounds:
-            if old not in last and not (self.every and old % self.every == 0):
+        for old in rounds[: -self.keep] if self.keep else []:
+            if not (self.every and old % self.every == 0):
                 sync((self.where / f"rounds/{old:06d}.json").delete())
+        self._sweep(rounds[-1])
+
+    def _sweep(self, number: int) -> None:
+        """Remove the files of rounds up to this one that no manifest names: of writers that were killed, or failed."""
         named = set()
         for here in self.rounds():
             with suppress(ChunkError):
