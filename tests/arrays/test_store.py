@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -109,10 +111,21 @@ def test_tensors(tmp_path: Path) -> None:
     assert found.model.spec("h").dtype == "bfloat16"
 
 
-def test_plain_zarr_reads_a_round(tmp_path: Path) -> None:
-    three(tmp_path)
+@pytest.mark.parametrize("codec", ["zstd", "planes | zstd(level=9)", "raw", ""])
+def test_plain_zarr_reads_a_round(codec: str, tmp_path: Path) -> None:
+    three(tmp_path, codec=codec)
     (folder,) = tmp_path.glob("rounds/000003.*/arrays")
-    assert (zarr.open_group(folder, mode="r")["w"][:] == 3).all()
+    code = f"import sys, zarr; print(zarr.open_group({str(folder)!r}, mode='r')['w'][:].sum(), 'flwr' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "3600.0 False\n", done.stderr
+    assert ("flowerpress" in (folder / "w" / "zarr.json").read_text()) == bool(codec)
+
+
+def test_checkpoints_are_lossless(tmp_path: Path) -> None:
+    for codec in ("quantize(bits=4) | entropy", "best(raw, zstd)", "delta | raw", "nothing"):
+        with pytest.raises(ConfigError):
+            Checkpoints(tmp_path, codec=codec).save(0, MODEL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_are_read_from_the_chunks_that_hold_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

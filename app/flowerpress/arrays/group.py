@@ -1,7 +1,8 @@
 """A record as a Zarr group: one array per array, in chunks of a few megabytes, each read when it is asked for.
 
-Any Zarr 3 reader opens it. Names that cannot be paths are percent-encoded; bfloat16 and float8, which Zarr has not, are
-stored as unsigned integers of the same bits. What the arrays are stands in the attributes of the group, in their order.
+``zarr.open`` reads it: wherever flowerpress is installed, or anywhere if it is written with Zarr's own codecs. Names
+that cannot be paths are percent-encoded; bfloat16 and float8, which Zarr has not, are stored as unsigned integers of
+the same bits. What the arrays are stands in the attributes of the group, in their order.
 """
 
 import time
@@ -16,11 +17,13 @@ import numpy as np
 from flowerpress.chunks.bundle import Clock
 from flowerpress.codecs.base import Spec
 from flowerpress.codecs.dtypes import ArrayLike, Host, dtype_name, numpy_dtype, to_host
+from flowerpress.codecs.text import parse
 from flowerpress.errors import ChunkError, ConfigError
 
 if TYPE_CHECKING:
     from zarr.storage import StorePath
 
+LOSSLESS = "zstd"
 CHUNK = 4 << 20  # bytes of a chunk, before it is compressed
 _KEY = "flowerpress"
 _LONGEST = 200  # characters of a path
@@ -35,12 +38,12 @@ class _Entry(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
 
 
-def write(where: "StorePath", arrays: Mapping[str, ArrayLike]) -> None:
+def write(where: "StorePath", arrays: Mapping[str, ArrayLike], codec: str = LOSSLESS) -> None:
     """Write arrays as a new group, one after the other; each is read from the mapping once.
 
     Raises ConfigError for an array that cannot be stored.
     """
-    writer = Writer(where)
+    writer = Writer(where, codec)
     for key, array in arrays.items():
         x = to_host(array)
         writer.put(writer.begin(key, dtype_name(x), x.shape), x)
@@ -54,15 +57,17 @@ class Writer:
     ----------
     where : zarr.storage.StorePath
         Where there is nothing yet.
+    codec : str
+        The lossless pipeline that codes chunks; "" for Blosc with zstd, which needs nothing of ours to be read.
     """
 
-    def __init__(self, where: "StorePath") -> None:
+    def __init__(self, where: "StorePath", codec: str = LOSSLESS) -> None:
         self.where, self._entries = where, list[_Entry]()
+        self._codecs = _codecs(codec)
 
     def begin(self, key: str, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - zarr's
         """Create an array."""
         import zarr
-        from zarr.codecs import BloscCodec, Crc32cCodec
 
         kind, path = numpy_dtype(dtype), _path(key, len(self._entries))
         self._entries.append(_Entry(key, path, dtype, shape))
@@ -71,7 +76,7 @@ class Writer:
             shape=shape,
             chunks=_chunks(shape, kind.itemsize),
             dtype=kind if kind.kind in _NATIVE else _BITS[kind.itemsize],
-            compressors=[BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()],
+            **self._codecs,
         )
 
     def put(self, array: Any, x: Host, start: int = 0) -> None:  # noqa: ANN401
@@ -166,12 +171,27 @@ class Group(Mapping[str, Host]):
 def _opened(function: str, where: "StorePath") -> Any:  # noqa: ANN401
     import zarr
 
+    import flowerpress.arrays.zarr_codec  # noqa: F401 - an app bundle has no entry points
+
     try:
         return getattr(zarr, function)(where, mode="r")
     except ChunkError:
         raise
     except Exception as error:  # of metadata that are missing, or not Zarr's: there are many kinds
         raise ChunkError(f"{where}: cannot be opened: {error}") from error
+
+
+def _codecs(codec: str) -> dict[str, Any]:
+    """Return what Zarr is told to code with; ConfigError for a pipeline that loses anything."""
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    from flowerpress.arrays.zarr_codec import PressCodec
+
+    if not codec:
+        return {"compressors": [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()]}
+    if not parse(codec).lossless:
+        raise ConfigError(f"expected a lossless pipeline, found {codec}")
+    return {"serializer": PressCodec(codec), "compressors": [Crc32cCodec()]}
 
 
 def _path(key: str, number: int) -> str:

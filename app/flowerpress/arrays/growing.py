@@ -6,6 +6,7 @@
 So what is at the place is the old array or the new one, whatever generates the blocks and whenever it fails.
 """
 
+import json
 import shutil
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +17,9 @@ from flowerpress.errors import ConfigError
 
 if TYPE_CHECKING:
     import zarr
+
+
+_ENDLESS = 1 << 40  # rows, or columns
 
 
 class Growing:
@@ -39,6 +43,7 @@ class Growing:
         self.overwrite = overwrite
         self.place.check(overwrite=overwrite)
         self._array: Any = None
+        self._extent: tuple[int, ...] = ()  # so far, along the axes that grow
 
     def __enter__(self) -> Self:
         self._folder = self.place.beside()
@@ -51,6 +56,7 @@ class Growing:
             if kind is None:
                 if self._array is None:
                     raise ConfigError(f"{self.place}: expected at least one chunk, found none: no dtype, no shape")
+                self._bound()
                 self.place.take(self._folder, overwrite=self.overwrite)
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -75,16 +81,21 @@ class Growing:
                 f"found {block.dtype}{list(block.shape)}"
             )
         ends = tuple(start + size for start, size in zip(at, extent, strict=True))
-        shape = tuple(map(max, self._array.shape, ends)) + rest
-        if shape != self._array.shape:
-            self._array.resize(shape)
         self._array[tuple(map(slice, at, ends))] = block
+        self._extent = tuple(map(max, self._extent or ends, ends))
         return extent
+
+    def _bound(self) -> None:
+        """Write the shape that the array has come to: until now it had no end, lest each chunk rewrite the metadata."""
+        path = self._folder / "zarr.json"
+        metadata = json.loads(path.read_text())
+        metadata["shape"][: len(self._extent)] = self._extent
+        path.write_text(json.dumps(metadata, indent=2))
 
     def _create(self, block: Host, axes: int) -> Any:  # noqa: ANN401
         import zarr
 
-        shape = (0,) * axes + block.shape[axes:]
+        shape = (_ENDLESS,) * axes + block.shape[axes:]
         chunks = tuple(max(1, size) for size in block.shape)
         try:
             return zarr.create_array(self._folder, shape=shape, chunks=chunks, dtype=block.dtype)

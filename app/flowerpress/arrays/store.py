@@ -23,7 +23,7 @@ import msgspec
 import xxhash
 
 from flowerpress.arrays import sealed
-from flowerpress.arrays.group import Group, write
+from flowerpress.arrays.group import LOSSLESS, Group, Writer, write
 from flowerpress.arrays.places import Where, store_path, sync
 from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ChunkError, ConfigError, RunError
@@ -87,19 +87,22 @@ class Checkpoints:
         How many of the last rounds stay; 0 for all.
     every : int
         Rounds whose number is a multiple of it stay as well; 0 for none.
+    codec : str
+        The lossless pipeline that codes chunks; "" for codecs of Zarr's own, which need nothing of ours to be read.
 
     Raises
     ------
     ConfigError
-        For a place that cannot be one, or numbers below 0.
+        For a place that cannot be one, numbers below 0, or a pipeline that loses anything.
     """
 
-    def __init__(self, where: Where, *, keep: int = 3, every: int = 0) -> None:
+    def __init__(self, where: Where, *, keep: int = 3, every: int = 0, codec: str = LOSSLESS) -> None:
         for name, value in (("keep", keep), ("every", every)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise ConfigError(f"Checkpoints: expected {name} of 0 or more, found {value!r}")
         self.where: StorePath = store_path(where)
-        self.keep, self.every = keep, every
+        self.keep, self.every, self._codec = keep, every, codec
+        Writer(self.where, codec)
 
     def rounds(self) -> list[int]:
         """Return the numbers of the rounds that are there, in order, damaged ones included."""
@@ -183,7 +186,7 @@ class Checkpoints:
         files = dict[str, sealed.Seal]()
         store = sealed.recording(self.where / "rounds" / folder, files)
         for name, arrays in groups.items():
-            write(StorePath(store, name), arrays)
+            write(StorePath(store, name), arrays, self._codec)
         manifest = _Manifest(_VERSION, number, folder, list(groups), files, notes, time.time())
         sync(self._create(self.where / f"rounds/{number:06d}.json", _encode(manifest)))
         sync((self.where / "LATEST").set(_buffer(f"{number}\n".encode())))
