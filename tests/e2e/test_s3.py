@@ -1,0 +1,115 @@
+"""Lazy sequences and checkpoints in an S3 bucket, over HTTP. The server is moto's, on a free port, and ours alone."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from zarr.storage import ObjectStore, StorePath
+
+from flowerpress import ConfigError
+from flowerpress.arrays.converters import PlainConverter
+from flowerpress.arrays.lazy import LazyChunkSequence
+from flowerpress.arrays.places import sync
+from flowerpress.arrays.store import Checkpoints
+
+pytest.importorskip("moto", reason="`make e2e` installs it")
+obstore = pytest.importorskip("obstore")
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Any]:
+    """Return an obstore of a new bucket, on a server that was started for it."""
+    from obstore.store import S3Store
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url, name = f"http://127.0.0.1:{port}", f"flowerpress-{uuid.uuid4().hex[:12]}"
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert server.poll() is None
+            try:
+                with urllib.request.urlopen(urllib.request.Request(f"{url}/{name}", method="PUT"), timeout=5) as reply:
+                    assert reply.status == 200
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        yield S3Store(
+            name,
+            endpoint=url,
+            access_key_id="any",
+            secret_access_key="any",
+            region="us-east-1",
+            client_options={"allow_http": True},
+            virtual_hosted_style_request=False,
+        )
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_a_lazy_sequence(bucket: Any) -> None:
+    where, chunks = StorePath(ObjectStore(bucket), "latents"), [np.full((4, 3), i, np.float32) for i in range(5)]
+    lazy = LazyChunkSequence(lambda: (chunk for chunk in chunks))
+    array = lazy.to_zarr(where, PlainConverter(), return_stored=True)
+    assert isinstance(array, zarr.Array)
+    assert np.array_equal(array[...], np.concatenate(chunks))
+    with pytest.raises(FileExistsError):
+        lazy.to_zarr(where, PlainConverter())
+    chunks[:] = chunks[:1]
+    lazy.to_zarr(where, PlainConverter(), overwrite=True)
+    assert zarr.open_array(where, mode="r").shape == (4, 3)
+
+
+def test_checkpoints(bucket: Any, tmp_path: Path) -> None:
+    checkpoints = Checkpoints(StorePath(ObjectStore(bucket), "run"), keep=2)
+    models = {number: {"w": np.full((40, 3), number, np.float32), "n": np.array(number)} for number in (1, 2, 3)}
+    for number, model in models.items():
+        checkpoints.save(number, model, notes={"n": number})
+    found = checkpoints.load()
+    assert found
+    assert (checkpoints.rounds(), found.round, found.notes) == ([2, 3], 3, {"n": 3})
+    assert np.array_equal(found.model["w"], models[3]["w"])
+    keys = [entry["path"] for page in bucket.list("run/rounds") for entry in page]
+    (chunk,) = [key for key in keys if "/000003." in key and key.endswith("arrays/w/c/0/0")]
+    bucket.put(chunk, b"damaged")
+    found = checkpoints.load()
+    assert found
+    assert (found.round, list(found.passed_over)) == (2, [3])
+    assert not [key for key in keys if "/000001" in key]
+
+
+def test_of_two_writers_of_a_round_the_first_wins(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = StorePath(ObjectStore(bucket), "two")
+    one, other = Checkpoints(where), Checkpoints(where)
+    create = Checkpoints._create
+
+    async def late(self: Checkpoints, place: Any, data: bytes) -> None:
+        """Let the other writer be faster, as this one is about to write its manifest."""
+        monkeypatch.setattr(Checkpoints, "_create", create)
+        await create(other, place, _manifest_of_the_other)
+        await create(self, place, data)
+
+    other.save(1, {"w": np.zeros(3)})
+    _manifest_of_the_other = sync((where / "rounds/000001.json").get()).to_bytes()
+    sync((where / "rounds/000001.json").delete())
+    monkeypatch.setattr(Checkpoints, "_create", late)
+    with pytest.raises(ConfigError, match="someone else has written"):
+        one.save(1, {"w": np.ones(3)})
+    assert sync((where / "rounds/000001.json").get()).to_bytes() == _manifest_of_the_other
