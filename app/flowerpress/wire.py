@@ -9,7 +9,7 @@
 Flower pays two objects per array and hop; packed into one, a model of 200 tensors travels several times faster.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from flwr.app import Array, ArrayRecord
 
@@ -93,8 +93,25 @@ def opened(record: ArrayRecord, bundle: Bundle, codec: CodecLike = "zstd") -> La
 
 def values_of(record: ArrayRecord) -> dict[str, ArrayLike]:
     """Return what goes into a bundle: all arrays but those of a stype that is not Flower's own, in true dtypes."""
-    plain = {key: array for key, array in record.items() if array.stype == STYPE}
-    return {key: a.decode() if isinstance(a, LatentArray) else plain_numpy(a) for key, a in plain.items()}
+    return dict(Values(record))
+
+
+class Values(Mapping[str, Host]):
+    """What goes into a bundle of a record, decoded when it is read: one array in memory at a time."""
+
+    def __init__(self, record: ArrayRecord) -> None:
+        self._record = record
+        self._keys = [key for key, array in record.items() if array.stype == STYPE]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, key: str) -> Host:
+        array = self._record[key]
+        return array.decode() if isinstance(array, LatentArray) else plain_numpy(array)
 
 
 def beside(record: ArrayRecord) -> ArrayRecord:

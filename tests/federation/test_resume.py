@@ -152,6 +152,13 @@ def test_lossy_runs_go_on(codec: str, tmp_path: Path) -> None:
     assert np.array_equal(found.arrays["count"].numpy(), whole.arrays["count"].numpy())
 
 
+def test_a_model_that_was_put_there_is_gone_on_with(tmp_path: Path) -> None:
+    Checkpoints(tmp_path).save(7, {key: array.numpy() + 1 for key, array in initial().items()})
+    found = part(CASES["FedAvg"], tmp_path, 8, resume=True)
+    assert list(found.train_metrics_clientapp) == [8]
+    assert abs(float(found.arrays["w"].numpy().mean() - initial()["w"].numpy().mean()) - 1) < 0.2
+
+
 def test_a_full_disk_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

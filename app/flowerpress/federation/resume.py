@@ -24,7 +24,7 @@ from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
 from flowerpress.records import LatentArray, LatentRecord
-from flowerpress.wire import values_of
+from flowerpress.wire import Values, values_of
 
 if TYPE_CHECKING:
     from flowerpress.arrays.places import Where
@@ -115,15 +115,16 @@ class Checkpointed:
             groups[_REFERENCE] = reference
         notes = {"strategy": described, "random": _random_state(), "metrics": history.metrics}
         try:
-            self.checkpoints.save(number, values_of(arrays), groups=groups, notes=notes)
+            self.checkpoints.save(number, Values(arrays), groups=groups, notes=notes)
         except RunError as error:
             _log.error("flowerpress: %s; the run goes on, and what was written before is there", error)
 
     def _restore(self, found: Checkpoint, grid: Grid, history: "_History") -> ArrayRecord:
         _log.info("flowerpress: the run goes on behind round %d of %s", found.round, self.checkpoints.where)
-        _put_state(self.strategy, found.notes["strategy"], found.groups[_STRATEGY])
-        _put_random_state(found.notes["random"])
-        history.metrics = {name: dict(found.notes["metrics"][name]) for name in _METRICS}
+        if _STRATEGY in found.groups:  # it is ours; of others there is the model
+            _put_state(self.strategy, found.notes["strategy"], found.groups[_STRATEGY])
+            _put_random_state(found.notes["random"])
+            history.metrics = {name: dict(found.notes["metrics"][name]) for name in _METRICS}
         if isinstance(grid, PressGrid) and _REFERENCE in found.groups:
             grid.seed(LatentRecord.of(found.groups[_REFERENCE]))
         return LatentRecord.of(found.model)
