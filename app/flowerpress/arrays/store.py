@@ -77,7 +77,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The rounds of one run.
+    """The rounds of one run, which one process writes at a time.
 
     Parameters
     ----------
@@ -189,7 +189,8 @@ class Checkpoints:
             write(StorePath(store, name), arrays, self._codec)
         manifest = _Manifest(_VERSION, number, folder, list(groups), files, notes, time.time())
         sync(self._create(self.where / f"rounds/{number:06d}.json", _encode(manifest)))
-        sync((self.where / "LATEST").set(_buffer(f"{number}\n".encode())))
+        with suppress(OSError):  # the round is there
+            sync((self.where / "LATEST").set(_buffer(f"{number}\n".encode())))
 
     async def _create(self, where: "StorePath", data: bytes) -> None:
         """Write a manifest; of two writers the first wins."""
