@@ -27,7 +27,15 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-e2e: setup  ## the slow suite: SuperLink and SuperNodes on loopback
+# In an environment of its own: an S3 server, whose dependencies are not Flower's.
+S3 := .venv-s3
+
+$(S3)/.installed: Makefile
+	$(PYTHON) -m venv $(S3)
+	$(S3)/bin/pip install --quiet --disable-pip-version-check 'moto[server]==5.2.5'
+	touch $@
+
+e2e: setup $(S3)/.installed  ## the slow suite: SuperLink and SuperNodes on loopback, kill -9, full disks, an S3 server
 	$(BIN)/pytest tests/e2e --override-ini addopts="--strict-markers --import-mode=importlib -p no:cacheprovider"
 
 # Real weights, and other people's codecs; without their dependencies, which want half of the world.
@@ -62,5 +70,5 @@ compare-pydvl: setup $(PYDVL)/.installed  ## lazy sequences beside pyDVL's: equa
 	$(BIN)/python tests/benchmarks/compare_pydvl.py compare $(COMPARED)
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(PYDVL) runs dist build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PYDVL) $(S3) runs dist build .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
