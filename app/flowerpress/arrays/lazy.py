@@ -82,7 +82,7 @@ class LazyChunkSequence(Generic[Tensor]):
 
     >>> import numpy as np
     >>> lazy = LazyChunkSequence(lambda: (np.full((2, 3), i) for i in range(4)))
-    >>> lazy.compute(lambda chunks: sum(chunk.sum() for chunk in chunks))
+    >>> lazy.compute(lambda chunks: sum(int(chunk.sum()) for chunk in chunks))
     36
     """
 

@@ -96,4 +96,5 @@ def _spec(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Spec:
     return Spec("", dtype.newbyteorder("=").name, shape)
 
 
-register_codec(NAME, PressCodec)
+# under one name, however this file was imported: Zarr warns of a second implementation
+register_codec(NAME, PressCodec, qualname="flowerpress.arrays.zarr_codec.PressCodec")
