@@ -55,6 +55,19 @@ def test_rounds_without_a_checkpoint_are_run_again(tmp_path: Path) -> None:
     assert [row["round"] for row in read_rounds(tmp_path / "b")] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("left", [0, -1])
+def test_a_run_that_was_stopped_in_its_first_round(left: int, tmp_path: Path) -> None:
+    """Round 0 was kept and 1 was not, or not even round 0; the results of both were written before."""
+    whole = run(tmp_path / "a", 2)
+    run(tmp_path / "b", 1)
+    for manifest in (tmp_path / "b" / "checkpoints" / "rounds").glob("*.json"):
+        if int(manifest.stem) > left:
+            manifest.unlink()
+    (tmp_path / "b" / "checkpoints" / "LATEST").unlink()
+    assert same(run(tmp_path / "b", 2, resume=True), whole)
+    assert [row["round"] for row in read_rounds(tmp_path / "b")] == [0, 1, 2]
+
+
 def test_a_defined_first_model(tmp_path: Path) -> None:
     whole = run(tmp_path / "a", 3, first="budget(bits=8)")
     run(tmp_path / "b", 1, first="budget(bits=8)")

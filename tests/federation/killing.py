@@ -65,6 +65,13 @@ def kill(folder: Path, times: int, seed: int) -> int:
     return last
 
 
+def end_is_the_same(folder: Path, last: int) -> bool:
+    """Tell whether a run that was killed ends, two rounds later, with the bits of one that was not."""
+    (folder / "whole").mkdir()
+    stopped, whole = serve(folder, last + 2), serve(folder / "whole", last + 2)
+    return {k: x.numpy().tobytes() for k, x in stopped.items()} == {k: x.numpy().tobytes() for k, x in whole.items()}
+
+
 def begun(folder: Path) -> int:
     """Return the last round that a server has noted."""
     path = folder / "begun"

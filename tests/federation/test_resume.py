@@ -16,7 +16,7 @@ from flowerpress.arrays.store import Checkpoints
 from flowerpress.federation.resume import Checkpointed
 from flowerpress.federation.streaming import StreamingFedAvg
 from tests.federation.apps import client, initial
-from tests.federation.killing import kill, serve
+from tests.federation.killing import end_is_the_same, kill
 from tests.federation.local_grid import LocalGrid
 from tests.federation.test_strategies import CASES, NODES, ROUNDS, Case, stock
 
@@ -179,10 +179,7 @@ def test_a_full_disk_does_not_end_the_run(
 
 def test_kill_9(tmp_path: Path) -> None:
     """Ten times here, a hundred times in ``make e2e``."""
-    last = kill(tmp_path, 10, seed=10)
-    (tmp_path / "whole").mkdir()
-    stopped, whole = serve(tmp_path, last + 2), serve(tmp_path / "whole", last + 2)
-    assert {k: x.numpy().tobytes() for k, x in stopped.items()} == {k: x.numpy().tobytes() for k, x in whole.items()}
+    assert end_is_the_same(tmp_path, kill(tmp_path, 10, seed=10))
 
 
 def test_the_strategy_is_as_it_was_afterwards(tmp_path: Path) -> None:

@@ -36,10 +36,10 @@ class Results:
     counts : Counter
         What `CountingGrid` counts in its place.
     done : int
-        The round behind which the run goes on: what there is of later ones is forgotten.
+        The round behind which a run goes on that is resumed, -1 for none: what there is of later ones is forgotten.
     """
 
-    def __init__(self, config: Config, exchanges: Sequence[Exchange], counts: Counter[str], done: int = 0) -> None:
+    def __init__(self, config: Config, exchanges: Sequence[Exchange], counts: Counter[str], done: int = -1) -> None:
         self._folder = Path(config.output_dir) if config.output_dir else None
         if self._folder and not self._folder.is_absolute():
             raise ConfigError(f"run config: expected output-dir to be an absolute path, found {config.output_dir!r}")
@@ -48,7 +48,7 @@ class Results:
         self._counts = counts
         self._seen, self._counted = 0, Counter[str]()
         self._started = time.monotonic()
-        if self._folder and done and (self._folder / "metrics.jsonl").is_file():
+        if self._folder and config.resume and (self._folder / "metrics.jsonl").is_file():
             self._go_on(self._folder, done)
 
     def add_round(self, server_round: int, loss: float, accuracy: float) -> None:

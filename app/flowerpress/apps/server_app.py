@@ -36,8 +36,8 @@ def main(grid: Grid, context: Context) -> None:
     initial = ArrayRecord(model.state_dict())
     strategy = _strategy(config)
     kept = Checkpointed(strategy, config.checkpoints, resume=config.resume) if config.checkpoints else None
-    done = kept.done if kept else 0
-    if press_grid and not done:
+    done = kept.done if kept and kept.resumed else -1
+    if press_grid and done < 1:
         initial = _first_of(press_grid, initial, config.first)
     results = Results(config, press_grid.exchanges if press_grid else [], counting.counts, done)
 

@@ -54,6 +54,8 @@ class Checkpointed:
     ----------
     done : int
         The round behind which it goes on; 0 for a run that begins.
+    resumed : bool
+        Whether there was a round to go on behind, which may be 0.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class Checkpointed:
             raise ConfigError(f"{self.checkpoints.where} has rounds of another run; resume it, or choose another place")
         self._fresh = dict(_attributes(strategy))
         self._found = self.checkpoints.load() if resume else None
+        self.resumed = self._found is not None
         self.done = self._found.round if self._found else 0
 
     def start(
