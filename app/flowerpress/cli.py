@@ -72,7 +72,7 @@ def run(
     from flowerpress.apps import launch, report
 
     folder = resume.resolve() if resume else launch.new_folder(runs)
-    clients, run_config = launch.asked(app_folder, folder, clients, run_config or [], resume=resume is not None)
+    clients, run_config = launch.prepared(app_folder, folder, clients, run_config or [], resume=resume is not None)
     quiet = output is Format.JSON
     if not quiet:
         console.print(f"{clients} clients in Flower's simulation engine; the engine takes half a minute to start")

@@ -15,7 +15,7 @@ from flowerpress.errors import ConfigError, RunError
 _POLL, _ASK = 0.5, 5.0  # seconds; asking for the status starts a Python process
 
 
-def asked(app: Path, folder: Path, clients: int, run_config: list[str], *, resume: bool) -> tuple[int, list[str]]:
+def prepared(app: Path, folder: Path, clients: int, run_config: list[str], *, resume: bool) -> tuple[int, list[str]]:
     """Return the clients and the ``key=value`` pairs of a run, with checkpoints in its folder, and note them there.
 
     A run that is resumed has those that it had, and what is asked for now beside them. ConfigError if it cannot be.

@@ -48,19 +48,19 @@ def average(where: "StorePath", models: Sequence[tuple[float, Model]]) -> Group:
     """
     if not models:
         raise ConfigError("average: expected at least one model, found none")
-    first = models[0][1]
-    writer = Writer(where)
-    for key in first:
-        spec = first.spec(key)
-        for number, (_, model) in enumerate(models):
-            other = model.spec(key) if key in model else None
-            if other != spec or list(model) != list(first):
-                raise ConfigError(f"average: array {key!r} of model {number}: expected {spec}, found {other}")
+    first, writer = models[0][1], Writer(where)
+    specs = _specs(first)
+    for number, (_, model) in enumerate(models):
+        found = _specs(model)
+        for key in {**specs, **found}:
+            if specs.get(key) != found.get(key):
+                expected = f"expected {specs.get(key)}, found {found.get(key)}"
+                raise ConfigError(f"average: array {key!r} of model {number}: {expected}")
+    for key, spec in specs.items():
         kind = spec.dtype if is_float(spec.dtype) else "float64"
         array = writer.begin(key, kind, spec.shape)
         for start, stop in _slices(first, spec):
-            total = np.asarray(_sum(models, key, start, stop)).astype(numpy_dtype(kind))
-            writer.put(array, total, start)
+            writer.put(array, _sum(models, key, start, stop).astype(numpy_dtype(kind)), start)
     writer.finish()
     return Group(where)
 
@@ -68,9 +68,12 @@ def average(where: "StorePath", models: Sequence[tuple[float, Model]]) -> Group:
 def _sum(models: Sequence[tuple[float, Model]], key: str, start: int, stop: int) -> Host:
     total = np.zeros(stop - start)
     for weight, model in models:
-        x = cast(model.read(key, start, stop), "float64").reshape(-1)
-        total += np.multiply(x, weight, out=x if x.flags.owndata else None)
+        total += weight * cast(model.read(key, start, stop), "float64").reshape(-1)
     return total
+
+
+def _specs(model: Model) -> dict[str, Spec]:
+    return {key: model.spec(key) for key in model}
 
 
 def _slices(model: Model, spec: Spec) -> Iterator[tuple[int, int]]:

@@ -102,14 +102,11 @@ class Prefix:
         return found
 
     async def _take(self, folder: Path) -> None:
-        from zarr.core.buffer import default_buffer_prototype
-
-        make = default_buffer_prototype().buffer.from_bytes
         if await self._some():
             await self.where.delete_dir()
         files = [Path(root) / name for root, _, names in walk(folder) for name in names]
         for file in sorted(files, key=lambda file: file.name in _METADATA):
-            await (self.where / file.relative_to(folder).as_posix()).set(make(file.read_bytes()))
+            await (self.where / file.relative_to(folder).as_posix()).set(buffer(file.read_bytes()))
 
 
 Place = Folder | Prefix
@@ -157,6 +154,13 @@ def _check_taken(name: str, is_zarr: bool, overwrite: bool) -> None:
         raise FileExistsError(f"{name}: something is there already; overwrite=True replaces it")
     if not is_zarr:
         raise FileExistsError(f"{name}: what is there is neither a Zarr array nor a group; remove it, if it may go")
+
+
+def buffer(data: bytes) -> Any:  # noqa: ANN401 - zarr's
+    """Return bytes as stores take them."""
+    from zarr.core.buffer import default_buffer_prototype
+
+    return default_buffer_prototype().buffer.from_bytes(data)
 
 
 def sync(coroutine: Any) -> Any:  # noqa: ANN401 - what it returns

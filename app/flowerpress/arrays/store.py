@@ -24,7 +24,7 @@ import xxhash
 
 from flowerpress.arrays import sealed
 from flowerpress.arrays.group import LOSSLESS, Group, Writer, write
-from flowerpress.arrays.places import Where, store_path, sync
+from flowerpress.arrays.places import Where, buffer, store_path, sync
 from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ChunkError, ConfigError, RunError
 
@@ -190,11 +190,11 @@ class Checkpoints:
         manifest = _Manifest(_VERSION, number, folder, list(groups), files, notes, time.time())
         sync(self._create(self.where / f"rounds/{number:06d}.json", _encode(manifest)))
         with suppress(OSError):  # the round is there
-            sync((self.where / "LATEST").set(_buffer(f"{number}\n".encode())))
+            sync((self.where / "LATEST").set(buffer(f"{number}\n".encode())))
 
     async def _create(self, where: "StorePath", data: bytes) -> None:
         """Write a manifest; of two writers the first wins."""
-        await where.set_if_not_exists(_buffer(data))
+        await where.set_if_not_exists(buffer(data))
         if await _get(where) != data:
             raise ConfigError(f"Checkpoints: someone else has written {where} meanwhile")
 
@@ -277,14 +277,8 @@ async def _names(where: "StorePath") -> list[str]:
 
 
 async def _get(where: "StorePath") -> bytes | None:
-    buffer = await where.get()
-    return None if buffer is None else buffer.to_bytes()
-
-
-def _buffer(data: bytes) -> Any:  # noqa: ANN401 - zarr's
-    from zarr.core.buffer import default_buffer_prototype
-
-    return default_buffer_prototype().buffer.from_bytes(data)
+    found = await where.get()
+    return None if found is None else found.to_bytes()
 
 
 async def _read_all(store: Any, keys: Iterable[str]) -> None:  # noqa: ANN401 - a store that checks
