@@ -719,6 +719,21 @@ def test_threads_share_a_store(tmp_path: Path) -> None:
     check_held(tmp_path, held)
 
 
+def test_a_record_that_appears_while_it_is_added_is_held(tmp_path: Path) -> None:
+    """One that another writes and lets go of, just after we looked for it."""
+
+    class Late(Store):
+        def _hold(self, digest: str, holder: str) -> bool:
+            held = super()._hold(digest, holder)
+            if not held:
+                added(Store(tmp_path, GB), 1, "other")
+            return held
+
+    digest = added(Late(tmp_path, GB), 1, "mine")
+    Store(tmp_path, GB).keep("other", ())
+    assert Store(tmp_path, GB).holders(digest) == {"mine"}
+
+
 def test_a_ledger_may_be_collected_while_this_thread_writes(store: Store) -> None:
     """Then its references are let go in the middle of something else, and must not wait for that to end."""
     one, other = added(store, 1), added(store, 2, "collected")

@@ -139,8 +139,7 @@ class Store:
 
         A record that the disk, or the limit, has no room for is returned all the same, and is not in the store then.
         """
-        self._hold(digest, holder)  # before it is read: somebody else may let go of it
-        if (found := self.get(digest)) is not None:
+        if self._hold(digest, holder) and (found := self.get(digest)) is not None:
             return found
         data = pack(dict(arrays), "raw", keep_input=False)
         written = self.get(digest) if self._write(digest, data, holder) else None
@@ -207,11 +206,20 @@ class Store:
             if 0 < self._used(digest) < time.time() - STALE and SEED not in self.holders(digest):
                 self._remove(digest)
 
-    def _hold(self, digest: str, holder: str) -> None:
+    def _hold(self, digest: str, holder: str) -> bool:
+        """Hold a record, before it is read: others may let go of it. Return False if it was not there to be held."""
         marker = self.folder / digest / holder
-        if digest in self and not os.path.exists(marker):
-            with suppress(OSError), self._lock():  # another process may have removed the record
-                marker.touch()
+        if digest not in self:
+            return False
+        if not os.path.exists(marker):
+            try:
+                with self._lock():
+                    marker.touch()
+            except FileNotFoundError:  # somebody else has removed the record
+                return False
+            except OSError as error:  # a volume that is read-only can be read all the same
+                _log.debug("flowerpress: %s: %s", marker, error)
+        return True
 
     def _release(self, digest: str, holder: str) -> None:
         marker = self.folder / digest / holder
