@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xarray
 import zarr
 from flwr.app import ArrayRecord
 from hypothesis import given, settings
@@ -119,6 +120,15 @@ def test_plain_zarr_reads_a_round(codec: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "3600.0 False\n", done.stderr
     assert ("flowerpress" in (folder / "w" / "zarr.json").read_text()) == bool(codec)
+
+
+def test_xarray_opens_a_round(tmp_path: Path) -> None:
+    """Its axes have names of their own: of equal names it expects equal lengths."""
+    arrays = {"a.w": of_dtype("float32", (6, 3)), "a/w": of_dtype("float64", (3, 6)), "n": np.array(7)}
+    Checkpoints(tmp_path).save(1, arrays)
+    found = xarray.open_zarr(next((tmp_path / "rounds").glob("*/arrays")), consolidated=False)
+    assert dict(found.sizes) == {"a.w.0": 6, "a.w.1": 3, "a%2Fw.0": 3, "a%2Fw.1": 6}
+    assert same({key.replace("%2F", "/"): np.asarray(found[key]) for key in ("a.w", "a%2Fw", "n")}, arrays)
 
 
 def test_checkpoints_are_lossless(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ class Writer:
             shape=shape,
             chunks=_chunks(shape, kind.itemsize),
             dtype=kind if kind.kind in _NATIVE else _BITS[kind.itemsize],
+            dimension_names=[f"{path}.{axis}" for axis in range(len(shape))],
             **self._codecs,
         )
 
