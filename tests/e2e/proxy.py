@@ -114,13 +114,23 @@ class Link:
         self._listening.set()
         await self._end.wait()
         server.close()
+        open_ones = asyncio.all_tasks() - {asyncio.current_task()}
+        for one in open_ones:
+            one.cancel()
+        await asyncio.gather(*open_ones, return_exceptions=True)
+        await asyncio.sleep(0.05)  # transports close in a turn of their own
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(2 * self._delay)  # the handshake
-        with suppress(OSError):
+        writers = [writer]
+        try:
+            await asyncio.sleep(2 * self._delay)  # the handshake
             far_reader, far_writer = await asyncio.open_connection(*self._target.split(":"))
+            writers.append(far_writer)
             await asyncio.gather(
                 self.up.carry(reader, far_writer, Requests(self.requests)), self.down.carry(far_reader, writer)
             )
-            far_writer.close()
-        writer.close()
+        except OSError:
+            pass
+        finally:
+            for open_one in writers:
+                open_one.close()

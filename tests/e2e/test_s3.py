@@ -1,12 +1,6 @@
-"""Lazy sequences and checkpoints in an S3 bucket, over HTTP. The server is moto's, on a free port, and ours alone."""
+"""Lazy sequences and checkpoints in an S3 bucket, over HTTP."""
 
-import socket
-import subprocess
-import time
-import urllib.request
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,49 +13,16 @@ from flowerpress.arrays.converters import PlainConverter
 from flowerpress.arrays.lazy import LazyChunkSequence
 from flowerpress.arrays.places import sync
 from flowerpress.arrays.store import Checkpoints
+from tests.e2e import s3
 
-SERVER = Path(__file__).resolve().parents[2] / ".venv-s3" / "bin" / "moto_server"
-if not SERVER.is_file():
-    pytest.skip("`make e2e` installs the server", allow_module_level=True)
+pytestmark = s3.needed
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Any]:
-    """Return an obstore of a new bucket, on a server that was started for it."""
-    from obstore.store import S3Store
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [SERVER, "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url, name = f"http://127.0.0.1:{port}", f"flowerpress-{uuid.uuid4().hex[:12]}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            assert server.poll() is None
-            try:
-                with urllib.request.urlopen(urllib.request.Request(f"{url}/{name}", method="PUT"), timeout=5) as reply:
-                    assert reply.status == 200
-                break
-            except OSError:
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-        yield S3Store(
-            name,
-            endpoint=url,
-            access_key_id="any",
-            secret_access_key="any",
-            region="us-east-1",
-            client_options={"allow_http": True},
-            virtual_hosted_style_request=False,
-        )
-    finally:
-        server.terminate()
-        server.wait(20)
+    """Return an obstore of a new bucket."""
+    with s3.running() as server:
+        yield server.store
 
 
 def test_a_lazy_sequence(bucket: Any) -> None:
@@ -77,7 +38,7 @@ def test_a_lazy_sequence(bucket: Any) -> None:
     assert zarr.open_array(where, mode="r").shape == (4, 3)
 
 
-def test_checkpoints(bucket: Any, tmp_path: Path) -> None:
+def test_checkpoints(bucket: Any) -> None:
     checkpoints = Checkpoints(StorePath(ObjectStore(bucket), "run"), keep=2)
     models = {number: {"w": np.full((40, 3), number, np.float32), "n": np.array(number)} for number in (1, 2, 3)}
     for number, model in models.items():
