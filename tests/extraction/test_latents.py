@@ -26,6 +26,7 @@ from flowerpress.extraction import (
     prep,
 )
 from flowerpress.extraction.inference import encoded
+from tests.extraction.damage import damage
 from tests.extraction.samples import NAME, checkpoint, expected, images, options, read, ready, same, write
 
 MODEL = ready()
@@ -266,3 +267,9 @@ def test_a_worker_that_dies(place: Path) -> None:
     opt = Params(place / "out" / "opts.json")
     with pytest.raises(ChunkError, match="mine: expected a batch of images; reading it hung or crashed"):
         model_latents_extract(opt, "", "", in_loader=loader, partitions=["mine"], model=MODEL)
+
+
+def test_a_hundred_damages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make e2e` makes five thousand."""
+    outcomes = damage(tmp_path, 100, 7, monkeypatch)
+    assert 0 < outcomes["done"] < sum(outcomes.values()) == 100

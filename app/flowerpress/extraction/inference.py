@@ -68,17 +68,17 @@ def encoded(
 def images_of(loader: Iterable[Any], name: str) -> Iterator["torch.Tensor"]:
     """Yield the images of each batch of a loader; ChunkError that says ``name`` if its workers hang or crash."""
     batches = iter(loader)
-    while True:
-        try:
-            images, *_ = next(batches)
-        except StopIteration:
-            return
-        except ChunkError as error:  # a worker's, with its traceback
-            words = str(error).strip().splitlines()[-1]
-            raise ChunkError(words.removeprefix(f"{ChunkError.__module__}.{ChunkError.__name__}: ")) from None
-        except RuntimeError as error:
-            raise ChunkError(f"{name}: expected a batch of images; reading it hung or crashed: {error}") from error
-        yield images
+    try:
+        while (batch := next(batches, None)) is not None:
+            yield batch[0]
+    except ChunkError as error:  # a worker's, with its traceback in the words
+        error.__traceback__ = None  # it is part of a cycle, and would keep the workers
+        words = str(error).strip().splitlines()[-1]
+        raise ChunkError(words.removeprefix(f"{ChunkError.__module__}.{ChunkError.__name__}: ")) from None
+    except RuntimeError as error:
+        raise ChunkError(f"{name}: expected a batch of images; reading it hung or crashed: {error}") from error
+    finally:
+        del batches  # its workers end now
 
 
 class _Waiting:

@@ -96,7 +96,7 @@ _child = _Child()
 atexit.register(_child.close)
 
 
-def datasets(path: str | Path, deadline: float = DEADLINE) -> dict[str, Images]:
+def datasets(path: str | Path, deadline: float | None = None) -> dict[str, Images]:
     """Return the datasets in the first level of an HDF5 file, by name.
 
     Raises
@@ -104,17 +104,17 @@ def datasets(path: str | Path, deadline: float = DEADLINE) -> dict[str, Images]:
     FileNotFoundError
         If there is no such file.
     ChunkError
-        If it is damaged, or HDF5 does not say within ``deadline`` seconds.
+        If it is damaged, or HDF5 does not say within ``deadline`` seconds, by default `DEADLINE`.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
-    answer = _child.ask(str(Path(path).resolve()), deadline)
+    answer = _child.ask(str(Path(path).resolve()), deadline or DEADLINE)
     if answer.error:
         raise ChunkError(f"{path}: expected an HDF5 file, found one that cannot be read: {answer.error}")
     return answer.found
 
 
-def images(path: str | Path, partition: str, deadline: float = DEADLINE) -> tuple[int, tuple[int, int]]:
+def images(path: str | Path, partition: str) -> tuple[int, tuple[int, int]]:
     """Return how many images a partition has, and their height and width.
 
     Raises
@@ -126,7 +126,7 @@ def images(path: str | Path, partition: str, deadline: float = DEADLINE) -> tupl
     ChunkError
         If it is damaged, or the partition does not hold images of shape (h, w), (1, h, w) or (3, h, w), real numbers.
     """
-    found = datasets(path, deadline)
+    found = datasets(path)
     if partition not in found:
         raise KeyError(f"{path}: expected a partition among {', '.join(found) or '(none)'}, found {partition!r}")
     dataset = found[partition]
