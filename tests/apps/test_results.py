@@ -36,9 +36,9 @@ def exchange(error: str = "") -> Exchange:
 def test_a_run_is_written_round_by_round(tmp_path: Path) -> None:
     folder, exchanges = tmp_path / "run", list[Exchange]()
     results = Results(config(folder), exchanges, Counter())
-    results.add_round(0, 2.3, 0.1)
+    results.add_round(0, loss=2.3, accuracy=0.1)
     exchanges.append(exchange())
-    results.add_round(1, 1.5, 0.7)
+    results.add_round(1, loss=1.5, accuracy=0.7)
     model = ArrayRecord()
     model["w"] = Array(np.ones(5, np.float32))
     results.finish(model)
@@ -60,7 +60,7 @@ def test_stock_flower_has_no_exchanges_but_its_messages_are_counted(tmp_path: Pa
     results = Results(config(tmp_path), [], counts)
     for server_round in (1, 2):
         counts.update({"up-bytes": 1300, "up-raw-bytes": 1000})
-        results.add_round(server_round, 1.0, 0.5)
+        results.add_round(server_round, loss=1.0, accuracy=0.5)
     for row in read_rounds(tmp_path):
         assert (row["up-bytes"], row["up-raw-bytes"]) == (1300, 1000)
         assert (row["down-bytes"], row["down-raw-bytes"], row["exchanges"]) == (0, 0, [])
@@ -73,7 +73,7 @@ def test_a_half_written_line_is_left_for_later(tmp_path: Path) -> None:
 
 def test_failures_are_counted(tmp_path: Path) -> None:
     results = Results(config(tmp_path), [exchange("out of memory"), exchange()], Counter())
-    results.add_round(1, 1.0, 0.1)
+    results.add_round(1, loss=1.0, accuracy=0.1)
     (row,) = read_rounds(tmp_path)
     assert row["failures"] == 1
     assert "1 failures" in report.line(row)

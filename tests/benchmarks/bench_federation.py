@@ -50,6 +50,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "bound 1e-2 (as FedSZ)": {"codec": "quantize(relative=0.01) | entropy", **PLAIN},
     "top-k 1% and feedback (as DGC)": {"codec": "delta | sparse(keep=0.01) | nonzero", "first": "whole"},
 }
+EXTRACTION = ("task", "encoder", "encoder-model", "images", "image-partition", "latent-codec")  # runs do not use them
 COLUMNS = ("pipeline", "accuracy %", "gap in points (95%)", "MB down", "MB up", "ratio", "coding s")
 OTHERS = tuple(name for name in CONTENDERS if name != STOCK and not name.endswith(DEFINED))
 
@@ -151,7 +152,8 @@ def config_of(name: str, contender: str, seed: int) -> dict[str, Any]:
 
 def path_of(config: Mapping[str, Any], clients: int) -> Path:
     """Return where the outcome of a configuration is kept."""
-    text = json.dumps([clients, dict(config)], sort_keys=True)
+    kept = {key: value for key, value in config.items() if key not in EXTRACTION}
+    text = json.dumps([clients, kept], sort_keys=True)
     return KEPT / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 

@@ -28,7 +28,7 @@ class Options:
     ("name", "keys", "width"), [("resnet18", 124, 512), ("resnet34", 220, 512), ("resnet50", 322, 2048)]
 )
 def test_names_and_shapes_are_those_of_published_checkpoints(name: str, keys: int, width: int) -> None:
-    state = model_for(Options(ssl_model=name, feat_dim=7)).state_dict()  # type: ignore[arg-type]
+    state = model_for(Options(ssl_model=name, feat_dim=7)).state_dict()
     assert len(state) == keys
     assert state["encoder.conv1.weight"].shape == (64, 3, 3, 3)
     assert state["head.0.weight"].shape == (width, width)
@@ -57,7 +57,7 @@ def test_latents_have_length_1() -> None:
 )
 def test_names_that_are_no_encoder(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        model_for(Options(ssl_model=name))  # type: ignore[arg-type]
+        model_for(Options(ssl_model=name))
 
 
 def test_a_documented_checkpoint_gives_the_same_latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

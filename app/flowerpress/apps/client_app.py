@@ -1,4 +1,4 @@
-"""The client app: train and evaluate on this node's part of the images."""
+"""The client app: train and evaluate on this node's part of the images, or tell the latents of its own."""
 
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.data import Images, Partitioning, client_images
+from flowerpress.apps.extract import QUERY, answer
 from flowerpress.apps.ordered import PLACE
 from flowerpress.federation.mod import press_mod
 
@@ -62,6 +63,12 @@ def query(message: Message, context: Context) -> Message:
     """Say which partition this node has; see `OrderedGrid`."""
     place = ConfigRecord({"partition-id": int(context.node_config["partition-id"])})
     return Message(RecordDict({PLACE: place}), reply_to=message)
+
+
+@app.query(QUERY.partition(".")[2])
+def latents(message: Message, context: Context) -> Message:
+    """Reply with latents of this node's images; see `flowerpress.apps.extract`."""
+    return answer(message, context)
 
 
 def _prepare(message: Message, context: Context) -> tuple[Config, Images, "nn.Module"]:

@@ -12,6 +12,7 @@ from flowerpress.errors import ConfigError
 _LEAST = {"num_server_rounds": 1, "local_epochs": 1, "batch_size": 1, "torch_threads": 0, "image_size": 0}
 
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool}
+CLASSIFY, EXTRACT = "classify", "extract"  # tasks
 SEED, WHOLE = "seed", "whole"  # how clients get the model that a run starts from
 
 
@@ -41,15 +42,27 @@ class Config:
     output_dir: str
     checkpoints: str
     resume: bool
+    task: str
+    encoder: str
+    encoder_model: str
+    images: str
+    image_partition: str
+    latent_codec: str
 
     def __post_init__(self) -> None:
+        if self.task not in (CLASSIFY, EXTRACT):
+            raise ConfigError(f"run config: expected task {CLASSIFY!r} or {EXTRACT!r}, found {self.task!r}")
+        for name in ("encoder", "images", "output_dir") if self.task == EXTRACT else ():
+            if not Path(getattr(self, name)).is_absolute():
+                found = getattr(self, name)
+                raise ConfigError(f"run config: expected {_kebab(name)}, an absolute path, to extract; found {found!r}")
         if self.first not in (SEED, WHOLE):
             Policy.parse(self.first)
-        for codec in filter(None, (self.codec, self.codec_down)):
+        for codec in filter(None, (self.codec, self.codec_down, self.latent_codec)):
             Policy.parse(codec)
         if self.codec_down and not self.codec:
             raise ConfigError("run config: expected a codec beside codec-down; stock Flower (codec='') has neither")
-        if self.resume and not self.checkpoints:
+        if self.resume and self.task == CLASSIFY and not self.checkpoints:
             raise ConfigError("run config: expected checkpoints beside resume=true: where the rounds are")
         if self.checkpoints and "://" not in self.checkpoints and not Path(self.checkpoints).is_absolute():
             raise ConfigError(f"run config: expected checkpoints to be an absolute path, found {self.checkpoints!r}")

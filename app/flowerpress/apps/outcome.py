@@ -16,7 +16,7 @@ class Outcome:
     Attributes
     ----------
     accuracy, loss : list of float
-        Of the global model on the server's images, after each round.
+        Of the global model on the server's images, after each round; none of a run that extracts.
     down, up : list of int
         Bytes of all Flower objects sent up to then, to the clients and from them.
     raw : list of int
@@ -43,8 +43,8 @@ class Outcome:
         rounds = read_rounds(folder)
         summary = json.loads((folder / "summary.json").read_text())
         return cls(
-            accuracy=[row["accuracy"] for row in rounds],
-            loss=[row["loss"] for row in rounds],
+            accuracy=[row["accuracy"] for row in rounds if "accuracy" in row],
+            loss=[row["loss"] for row in rounds if "loss" in row],
             down=list(accumulate(row["down-bytes"] for row in rounds)),
             up=list(accumulate(row["up-bytes"] for row in rounds)),
             raw=list(accumulate(row["down-raw-bytes"] + row["up-raw-bytes"] for row in rounds)),

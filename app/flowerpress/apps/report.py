@@ -22,7 +22,8 @@ def table(folder: Path) -> Table:
     """Return a table with a row per round and the sums; it fits into 80 columns."""
     summary = summary_of(folder)
     result = Table(title=f"{summary['codec']}, {summary['strategy']}, {summary['seconds']:.0f} s in all")
-    for name in ("round", "accuracy", "raw MB", "sent MB", "down", "up", "encode s", "decode s"):
+    result_name = "images" if "images" in summary else "accuracy"
+    for name in ("round", result_name, "raw MB", "sent MB", "down", "up", "encode s", "decode s"):
         result.add_column(name, justify="right")
     for row in read_rounds(folder):
         result.add_row(str(row["round"]), *_cells(row))
@@ -33,16 +34,21 @@ def table(folder: Path) -> Table:
 
 def line(row: dict[str, Any]) -> str:
     """Return a round as one line."""
-    accuracy, raw, sent, down, up, *_ = _cells(row)
+    result, raw, sent, down, up, *_ = _cells(row)
     failures = f", {row['failures']} failures" if row["failures"] else ""
     traffic = f", sent {sent} MB for {raw} MB (down {down}, up {up})" if row["down-bytes"] else ""
-    return f"round {row['round']}: accuracy {accuracy}, loss {row['loss']:.4f}{traffic}{failures}"
+    figures = f"latents of {result} images" if "images" in row else f"accuracy {result}, loss {row['loss']:.4f}"
+    return f"round {row['round']}: {figures}{traffic}{failures}"
 
 
 def plot(folder: Path) -> Path:
-    """Draw accuracy against rounds and against bytes sent so far; return the path of the PNG."""
+    """Draw accuracy against rounds and against bytes sent so far, or what was gathered; return the path of the PNG."""
     from matplotlib.figure import Figure
 
+    from flowerpress.apps import picture
+
+    if picture.is_for(folder):
+        return picture.draw(folder)
     rounds = read_rounds(folder)
     accuracy = [100 * row["accuracy"] for row in rounds]
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -69,7 +75,7 @@ def _running(values: list[int]) -> list[int]:
 def _cells(row: dict[str, Any]) -> list[str]:
     down, down_raw, up, up_raw = (row[n] for n in ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes"))
     return [
-        f"{row['accuracy']:.2%}",
+        f"{row['images']:,} of {row['of']:,}" if "images" in row else f"{row['accuracy']:.2%}",
         f"{(down_raw + up_raw) / 1e6:.2f}",
         f"{(down + up) / 1e6:.2f}",
         f"{down_raw / down:.2f}x" if down else "-",

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a line per round, a summary, the final model, a table and a plot.
+"""What a run leaves behind: a line per round, a summary, and the final model.
 
 ``metrics.jsonl`` has one object per round: accuracy and loss of the global model, the bytes of all Flower objects
 (``down-object-bytes``, ``up-object-bytes``), and the exchanges of that round, with bytes of array data and seconds per
@@ -15,12 +15,13 @@ from typing import Any
 
 from flwr.app import ArrayRecord
 
-from flowerpress.apps.config import Config
+from flowerpress.apps.config import EXTRACT, Config
 from flowerpress.chunks.pack import save
 from flowerpress.errors import ConfigError
 from flowerpress.federation.metrics import Exchange
 from flowerpress.wire import KEY, press
 
+_FIGURES = ("accuracy", "loss", "images", "of")
 _SUMS = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes", "encode-seconds", "decode-seconds", "failures")
 
 
@@ -37,6 +38,11 @@ class Results:
         What `CountingGrid` counts in its place.
     done : int
         The round behind which a run goes on that is resumed, -1 for none: what there is of later ones is forgotten.
+
+    Attributes
+    ----------
+    last : int
+        The last round that a run which goes on had, -1 if there is none.
     """
 
     def __init__(self, config: Config, exchanges: Sequence[Exchange], counts: Counter[str], done: int = -1) -> None:
@@ -48,38 +54,46 @@ class Results:
         self._counts = counts
         self._seen, self._counted = 0, Counter[str]()
         self._started = time.monotonic()
+        self.last = -1
         if self._folder and config.resume and (self._folder / "metrics.jsonl").is_file():
             self._go_on(self._folder, done)
 
-    def add_round(self, server_round: int, loss: float, accuracy: float) -> None:
-        """Add a round, of which 0 is the initial model."""
+    def add_round(self, server_round: int, **figures: float) -> None:
+        """Add a round, of which 0 is the initial model, and what it came to, such as loss and accuracy."""
         rows = [exchange.row() for exchange in self._exchanges[self._seen :]]
         self._seen = len(self._exchanges)
-        row = {"round": server_round, "accuracy": accuracy, "loss": loss, "seconds": self._seconds()}
+        row = {"round": server_round, **figures, "seconds": self._seconds()}
         self._append({**row, **totals(rows), **self._counted_now(), "exchanges": rows})
 
-    def finish(self, model: ArrayRecord) -> None:
-        """Write the model and the summary."""
+    def finish(self, model: ArrayRecord | None = None) -> None:
+        """Write the model, if there is one, and the summary, with the figures of the last round."""
         if self._folder is None:
             return
-        save(self._folder / "model.fpb", press(model)[KEY].data)
+        if model is not None:
+            save(self._folder / "model.fpb", press(model)[KEY].data)
         rounds = read_rounds(self._folder)
         summary = {
-            "codec": self._config.codec or "none (stock Flower)",
-            "strategy": self._config.strategy,
-            "rounds": self._config.num_server_rounds,
-            "accuracy": rounds[-1]["accuracy"],
-            "loss": rounds[-1]["loss"],
+            **self._described(),
+            **{name: rounds[-1][name] for name in _FIGURES if name in rounds[-1]},
             "seconds": self._seconds(),
             **totals(rounds),
             "config": vars(self._config),
         }
         (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
 
+    def _described(self) -> dict[str, Any]:
+        """Return what was run."""
+        config = self._config
+        if config.task == EXTRACT:
+            return {"task": EXTRACT, "codec": config.latent_codec, "strategy": f"latents of {config.encoder_model}"}
+        rounds = {"strategy": config.strategy, "rounds": config.num_server_rounds}
+        return {"task": config.task, "codec": config.codec or "none (stock Flower)", **rounds}
+
     def _go_on(self, folder: Path, done: int) -> None:
         rows = [row for row in read_rounds(folder) if row["round"] <= done]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self._started -= rows[-1]["seconds"] if rows else 0
+        if rows:
+            self.last, self._started = rows[-1]["round"], self._started - rows[-1]["seconds"]
 
     def _counted_now(self) -> dict[str, int]:
         """Return what was counted since the last round; nothing where exchanges say it."""

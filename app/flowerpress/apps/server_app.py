@@ -8,9 +8,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp import strategy as strategies
 from flwr.serverapp.strategy import Strategy
 
-from flowerpress.apps.config import SEED, WHOLE, Config
+from flowerpress.apps.config import EXTRACT, SEED, WHOLE, Config
 from flowerpress.apps.counting import CountingGrid
 from flowerpress.apps.data import test_images
+from flowerpress.apps.extract import gather
 from flowerpress.apps.ordered import OrderedGrid
 from flowerpress.apps.results import Results
 from flowerpress.errors import ConfigError, RunError
@@ -23,11 +24,14 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run all rounds; raise RunError if none of them brought a usable reply, or as the grid does."""
+    """Run all rounds, or gather latents; raise RunError if none of them brought a usable reply, or as the grid does."""
     from flowerpress.apps import classify
     from flowerpress.apps.models import model_for
 
     config = Config.read(context.run_config)
+    if config.task == EXTRACT:
+        gather(grid, config)
+        return
     random.seed(config.seed)  # Flower samples nodes with it
     grid = OrderedGrid(grid, config.seed) if _order_matters(config) else grid
     press_grid, counting = _pressed(grid, config) if config.codec else None, CountingGrid(grid)
@@ -44,7 +48,7 @@ def main(grid: Grid, context: Context) -> None:
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         model.load_state_dict(arrays.to_torch_state_dict())
         loss, accuracy = classify.evaluate(model, images)
-        results.add_round(server_round, loss, accuracy)
+        results.add_round(server_round, accuracy=accuracy, loss=loss)
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
     result = (kept or strategy).start(

@@ -138,6 +138,13 @@ def store_path(where: Where) -> "StorePath":
     return sync(StorePath.open(store, path, mode=None))  # type: ignore[no-any-return]
 
 
+def make_group(where: Where) -> None:
+    """Make an empty Zarr group where there is nothing."""
+    import zarr
+
+    zarr.create_group(store_path(where))
+
+
 def _store(where: Any) -> Any:  # noqa: ANN401 - whatever it is
     from zarr.abc.store import Store
     from zarr.storage import MemoryStore

@@ -23,8 +23,8 @@ _HOMES = ("nenya.params", "nenya.io", "ulmo.io", "ulmo.ssl.my_util", "my_util", 
 _SHOWN = 200  # characters of a list of names
 
 
-def model_for(opt: Params) -> "nn.Module":
-    """Return the encoder that options name, with random weights.
+def model_for(opt: object) -> "nn.Module":
+    """Return the encoder that options name, with random weights; anything with their attributes will do.
 
     ``opt.ssl_model`` is ``"resnet18"``, ``"resnet34"``, ``"resnet50"`` or ``"resnet101"`` (see
     `flowerpress.extraction.resnet.SupConResNet`), or ``"package.module:factory"``, a function that takes the options
@@ -115,7 +115,7 @@ class _Shell:
     """What a checkpoint's options become when they are read: their values, and none of their code."""
 
 
-def _made(name: str, opt: Params) -> "nn.Module":
+def _made(name: str, opt: object) -> "nn.Module":
     import torch
 
     module, _, function = name.partition(":")
