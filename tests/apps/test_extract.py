@@ -217,6 +217,7 @@ LIES: dict[str, Any] = {
     "shape": lambda content: content.update(
         {"latents": ArrayRecord({"latents": Array(np.zeros((47, 9), np.float32))})}
     ),
+    "scalar": lambda content: content.update({"latents": ArrayRecord({"latents": Array(np.float32(3))})}),
     "key": lambda content: content.update({"latents": ArrayRecord({"x": Array(np.zeros((47, 176), np.float32))})}),
 }
 
@@ -272,8 +273,8 @@ def test_what_a_configuration_cannot_say(more: dict[str, Any], words: str, place
 def test_a_picture_of_latents(place: Path) -> None:
     run(place)
     assert report.plot(place / "run").read_bytes().startswith(b"\x89PNG")
-    assert "82 of 82" in " ".join(report.table(place / "run").columns[1].cells)  # type: ignore[arg-type]
-    assert report.line(read_rounds(place / "run")[0]).startswith("round 1: latents of 82 of 82 images, sent ")
+    assert "82/82" in " ".join(report.table(place / "run").columns[1].cells)  # type: ignore[arg-type]
+    assert report.line(read_rounds(place / "run")[0]).startswith("round 1: latents of 82/82 images, sent ")
 
 
 def test_principal_components() -> None:

@@ -120,14 +120,13 @@ class _Answer:
         said = records_of(reply.content, ConfigRecord).get(_ANSWER)
         record = records_of(reply.content, ArrayRecord).get(_LATENTS)
         numbers = [said.get(name) if said else None for name in ("client", "clients", "start", "total")]
-        if record is None or list(record) != [_LATENTS] or not all(type(n) is int and n >= 0 for n in numbers):
+        latents = record[_LATENTS] if record is not None and list(record) == [_LATENTS] else None
+        if latents is None or not latents.shape or not all(type(n) is int and n >= 0 for n in numbers):
             raise ChunkError(f"expected latents, and whose they are, found {said and dict(said)}")
-        found = cls(*numbers, record[_LATENTS])  # type: ignore[arg-type]
-        if not found.client < found.clients <= _MOST_CLIENTS:
-            raise ChunkError(
-                f"expected a client among {_MOST_CLIENTS} at most, found {found.client} of {found.clients}"
-            )
-        return found
+        client, clients, start, total = (int(n) for n in numbers)  # type: ignore[arg-type]
+        if not client < clients <= _MOST_CLIENTS:
+            raise ChunkError(f"expected a client among {_MOST_CLIENTS} at most, found {client} of {clients}")
+        return cls(client, clients, start, total, latents)
 
     def keep(self, gathered: Gathered, usual: Kind | None) -> None:
         """Keep the latents; ChunkError if they are of another kind than those of most clients, or do not follow."""

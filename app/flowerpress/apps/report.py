@@ -75,7 +75,7 @@ def _running(values: list[int]) -> list[int]:
 def _cells(row: dict[str, Any]) -> list[str]:
     down, down_raw, up, up_raw = (row[n] for n in ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes"))
     return [
-        f"{row['images']:,} of {row['of']:,}" if "images" in row else f"{row['accuracy']:.2%}",
+        f"{row['images']:,}/{row['of']:,}" if "images" in row else f"{row['accuracy']:.2%}",
         f"{(down_raw + up_raw) / 1e6:.2f}",
         f"{(down + up) / 1e6:.2f}",
         f"{down_raw / down:.2f}x" if down else "-",
