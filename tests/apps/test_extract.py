@@ -1,6 +1,7 @@
 """Federated extraction, in this process: what is gathered is what one machine would have made of all images."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from flowerpress.apps.encoders import Digits
 from flowerpress.apps.gathered import ZARR, Gathered
 from flowerpress.apps.results import read_rounds
 from flowerpress.apps.server_app import app as server
+from flowerpress.extraction.encoder import Encoder
 from tests.apps.test_config import DEFAULTS
 from tests.federation.local_grid import LocalGrid
 
+SMALL: dict[str, Any] = {"batch-size": 8, "reply-bytes": 8 * 176 * 4}
 COUNTS = (30, 0, 47, 5)
 
 
@@ -106,9 +109,8 @@ def test_a_lossy_codec_keeps_its_bound(place: Path) -> None:
     assert 0 < abs(latents - central()).max() <= 1e-3
 
 
-def test_the_encoder_is_sent_once_and_replies_are_bounded(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "_MOST", 8 * 176 * 4)
-    run(place, **{"batch-size": 8})
+def test_the_encoder_is_sent_once_and_replies_are_bounded(place: Path) -> None:
+    run(place, **SMALL)
     latents, _, _ = gathered(place)
     assert np.allclose(latents, central(), atol=1e-5)
     rounds = read_rounds(place / "run")
@@ -117,9 +119,8 @@ def test_the_encoder_is_sent_once_and_replies_are_bounded(place: Path, monkeypat
     assert all(row["up-raw-bytes"] < 4 * 8 * 176 * 4 + 1000 for row in rounds)
 
 
-def test_a_client_that_fails_is_asked_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_fails_is_asked_again(place: Path) -> None:
     """One is lost for some questions, and comes back under another node id with the images that it had."""
-    monkeypatch.setattr(extract, "_MOST", 8 * 176 * 4)
     sent: list[tuple[int, int]] = []
 
     class Changing(LocalGrid):
@@ -145,13 +146,12 @@ def test_a_client_that_fails_is_asked_again(place: Path, monkeypatch: pytest.Mon
     grid.contexts[9].node_config["partition-id"] = 2
     for context in grid.contexts.values():
         context.node_config["num-partitions"] = 4
-    run(place, grid, **{"batch-size": 8})
+    run(place, grid, **SMALL)
     assert np.allclose(gathered(place)[0], central(), atol=1e-5)
     assert gathered(place)[2] == [i for count in COUNTS for i in range(count)]
 
 
 def test_a_run_that_was_stopped_goes_on_behind_what_arrived(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "_MOST", 8 * 176 * 4)
     ask, asked = extract._ask, []
 
     def stopped(*arguments: Any) -> int:
@@ -163,9 +163,9 @@ def test_a_run_that_was_stopped_goes_on_behind_what_arrived(place: Path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(extract, "_ask", stopped)
         with pytest.raises(KeyboardInterrupt):
-            run(place, **{"batch-size": 8})
+            run(place, **SMALL)
     assert not (place / "run" / ZARR).exists()
-    run(place, resume=True, **{"batch-size": 8})
+    run(place, resume=True, **SMALL)
     assert np.allclose(gathered(place)[0], central(), atol=1e-5)
     assert [row["images"] for row in read_rounds(place / "run")] == [21, 37, 53, 67, 75, 82]
     assert [row["round"] for row in read_rounds(place / "run")] == [1, 2, 3, 4, 5, 6]
@@ -207,6 +207,32 @@ def test_a_node_may_have_its_images_elsewhere(place: Path) -> None:
     check(place)
 
 
+def test_clients_keep_their_latents(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are made once for each encoder, and anew for other images."""
+    more = {**SMALL, "latents": str(place / "kept-{partition}.h5")}
+    made, over = [], Encoder.over
+
+    def counted(self: Encoder, loader: Any, name: str) -> Any:
+        made.append(name)
+        return over(self, loader, name)
+
+    monkeypatch.setattr(Encoder, "over", counted)
+    run(place, **more)
+    assert np.allclose(gathered(place)[0], central(), atol=1e-5)
+    assert len(made) == 4
+    with h5py.File(place / "kept-2.h5") as file:
+        (name,) = file
+        assert np.allclose(file[name], central()[30:77], atol=1e-5)
+    run(place, **more)
+    assert len(made) == 4
+    (place / "kept-2.h5").write_bytes(b"damaged")
+    os.utime(place / "client-0.h5")
+    os.utime(place / "kept-0.h5", (1, 1))
+    run(place, **more)
+    assert sorted(made[4:]) == [str(place / f"client-{number}.h5") for number in (0, 2)]
+    assert np.allclose(gathered(place)[0], central(), atol=1e-5)
+
+
 LIES: dict[str, Any] = {
     "start": lambda content: content["extracted"].update({"start": 3}),
     "negative": lambda content: content["extracted"].update({"start": -3}),
@@ -217,7 +243,7 @@ LIES: dict[str, Any] = {
     "shape": lambda content: content.update(
         {"latents": ArrayRecord({"latents": Array(np.zeros((47, 9), np.float32))})}
     ),
-    "scalar": lambda content: content.update({"latents": ArrayRecord({"latents": Array(np.float32(3))})}),
+    "scalar": lambda content: content.update({"latents": ArrayRecord({"latents": Array(np.array(3, np.float32))})}),
     "key": lambda content: content.update({"latents": ArrayRecord({"x": Array(np.zeros((47, 176), np.float32))})}),
 }
 

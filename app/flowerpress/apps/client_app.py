@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.data import Images, Partitioning, client_images
-from flowerpress.apps.extract import QUERY, answer
+from flowerpress.apps.latents import QUERY, answer
 from flowerpress.apps.ordered import PLACE
 from flowerpress.federation.mod import press_mod
 
@@ -67,7 +67,7 @@ def query(message: Message, context: Context) -> Message:
 
 @app.query(QUERY.partition(".")[2])
 def latents(message: Message, context: Context) -> Message:
-    """Reply with latents of this node's images; see `flowerpress.apps.extract`."""
+    """Reply with latents of this node's images; see `flowerpress.apps.latents`."""
     return answer(message, context)
 
 

@@ -9,7 +9,14 @@ from typing import Self
 from flowerpress.codecs.policy import Policy
 from flowerpress.errors import ConfigError
 
-_LEAST = {"num_server_rounds": 1, "local_epochs": 1, "batch_size": 1, "torch_threads": 0, "image_size": 0}
+_LEAST = {
+    "num_server_rounds": 1,
+    "local_epochs": 1,
+    "batch_size": 1,
+    "torch_threads": 0,
+    "image_size": 0,
+    "reply_bytes": 1,
+}
 
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 CLASSIFY, EXTRACT = "classify", "extract"  # tasks
@@ -47,6 +54,8 @@ class Config:
     encoder_model: str
     images: str
     image_partition: str
+    latents: str
+    reply_bytes: int
     latent_codec: str
 
     def __post_init__(self) -> None:

@@ -2,9 +2,9 @@
 
 ::
 
-    server ──► encoder, once; how many latents of this client it has ──► client: HDF5 images ─► encoder ─► latents
+    server ──► encoder, once; how many latents of each client it has ──► client (see latents.py)
     server ◄── the next ones, a few megabytes, and how many there are ◄──
-       └─────► parts on disk ─► one Zarr group, when all clients are done
+       └─────► parts on disk (gathered.py) ─► one Zarr group, when all clients are done
 
 A client that is stopped and comes back, under whatever node id, goes on behind what arrived; so does the server.
 """
@@ -15,15 +15,15 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.gathered import Gathered, Kind
+from flowerpress.apps.latents import ANSWER, ASKED, LATENTS, QUERY, encoder_of
 from flowerpress.apps.results import Results
 from flowerpress.arrays.files import arrays_of_file
 from flowerpress.errors import ChunkError, ConfigError, RunError
@@ -32,18 +32,9 @@ from flowerpress.federation.protocol import records_of
 from flowerpress.federation.store import digest_of
 from flowerpress.wire import values_of
 
-if TYPE_CHECKING:
-    from torch import nn
-
-QUERY = "query.extract"
-_ASKED, _ANSWER, _LATENTS = "asked", "extracted", "latents"
-_MOST = 4 << 20  # bytes of latents in a reply, and a batch more
 _MOST_CLIENTS = 1_000_000
 _PATIENCE, _PAUSE = 5, 3.0  # questions in a row that brought nothing, and seconds before the next one
 _log = logging.getLogger("flwr")
-
-
-# ---- the server
 
 
 def gather(grid: Grid, config: Config) -> Path:
@@ -63,7 +54,7 @@ def gather(grid: Grid, config: Config) -> Path:
     clients, idle, number = 0, 0, max(0, results.last)
     while True:
         before, number = gathered.images, number + 1
-        clients = _ask(press, weights, gathered, number) or clients
+        clients = _ask(press, weights, gathered, number, config.reply_bytes) or clients
         results.add_round(number, images=gathered.images, of=sum(gathered.totals.values()))
         missing = gathered.missing(clients)
         if clients and not missing:
@@ -78,13 +69,13 @@ def gather(grid: Grid, config: Config) -> Path:
     return where
 
 
-def _ask(press: PressGrid, weights: ArrayRecord, gathered: Gathered, number: int) -> int:
+def _ask(press: PressGrid, weights: ArrayRecord, gathered: Gathered, number: int, most: int) -> int:
     """Ask all nodes for their next latents, and keep what they send; return how many clients there are, as most say."""
     have = {client: gathered.rows(client) for client in gathered.totals}
     asked = ConfigRecord(
-        {"server-round": number, "clients": list(have), "rows": list(have.values()), "most-bytes": _MOST}
+        {"server-round": number, "clients": list(have), "rows": list(have.values()), "most-bytes": most}
     )
-    content = RecordDict({"arrays": weights, _ASKED: asked})
+    content = RecordDict({"arrays": weights, ASKED: asked})
     answers = []
     for reply in press.send_and_receive([Message(content, node, QUERY) for node in press.get_node_ids()]):
         try:
@@ -117,10 +108,10 @@ class _Answer:
         """Return what a reply says; ChunkError if it is none."""
         if reply.has_error():
             raise ChunkError(reply.error.reason or "an error without a reason")
-        said = records_of(reply.content, ConfigRecord).get(_ANSWER)
-        record = records_of(reply.content, ArrayRecord).get(_LATENTS)
+        said = records_of(reply.content, ConfigRecord).get(ANSWER)
+        record = records_of(reply.content, ArrayRecord).get(LATENTS)
         numbers = [said.get(name) if said else None for name in ("client", "clients", "start", "total")]
-        latents = record[_LATENTS] if record is not None and list(record) == [_LATENTS] else None
+        latents = record[LATENTS] if record is not None and list(record) == [LATENTS] else None
         if latents is None or not latents.shape or not all(type(n) is int and n >= 0 for n in numbers):
             raise ChunkError(f"expected latents, and whose they are, found {said and dict(said)}")
         client, clients, start, total = (int(n) for n in numbers)  # type: ignore[arg-type]
@@ -142,52 +133,7 @@ def _kind_of(latents: Array) -> Kind:
 
 def _weights(config: Config) -> ArrayRecord:
     """Return the weights of the encoder, out of a file that may have more than those."""
-    found, model = arrays_of_file(Path(config.encoder)), _model(config.encoder_model)
+    found, model = arrays_of_file(Path(config.encoder)), encoder_of(config)
     if missing := [key for key in model.state_dict() if key not in found]:
         raise ConfigError(f"{config.encoder}: expected weights of {config.encoder_model}, found no {missing[0]!r}")
     return ArrayRecord({key: Array(np.asarray(found[key])) for key in model.state_dict()})
-
-
-# ---- the client
-
-
-def answer(message: Message, context: Context) -> Message:
-    """Reply with the next latents of this client's images; see the module."""
-    from flowerpress.extraction.encoder import Encoder
-    from flowerpress.extraction.hdf5 import build_loader
-    from flowerpress.extraction.probe import images
-
-    config, asked = Config.read(context.run_config), dict[str, Any](message.content.config_records[_ASKED])
-    client = int(context.node_config["partition-id"])
-    have = dict(zip(asked["clients"], asked["rows"], strict=True))
-    start, path = have.get(client, 0), images_of(context, config)
-    total, _ = images(path, config.image_partition)
-    model = _model(config.encoder_model)
-    model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-    _, loader = build_loader(path, config.image_partition, config.batch_size, 0, range(start, total))
-    parts, nbytes = [], 0
-    for part in Encoder(model).over(loader, str(path)):
-        parts.append(part)
-        nbytes += part.nbytes
-        if nbytes >= asked["most-bytes"]:
-            break
-    latents = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
-    said = ConfigRecord({"client": client, "clients": _clients(context), "start": start, "total": total})
-    content = RecordDict({_LATENTS: ArrayRecord({_LATENTS: Array(latents)}), _ANSWER: said})
-    return Message(content, reply_to=message)
-
-
-def images_of(context: Context, config: Config) -> Path:
-    """Return a client's HDF5 file: as the node's own configuration says, or else the run's."""
-    said = context.node_config.get("images") or config.images
-    return Path(str(said).replace("{partition}", str(context.node_config["partition-id"])))
-
-
-def _clients(context: Context) -> int:
-    return int(context.node_config["num-partitions"])
-
-
-def _model(name: str) -> "nn.Module":
-    from flowerpress.extraction.models import model_for
-
-    return model_for(SimpleNamespace(ssl_model=name))

@@ -1,12 +1,13 @@
 """A file of latents: an HDF5 dataset per partition, written batch by batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from flowerpress.errors import ChunkError
 from flowerpress.extraction.inference import Latents
+from flowerpress.extraction.probe import datasets
 
 _CHUNK = 1 << 20  # bytes of a chunk of the file, at most, unless one row has more
 
@@ -36,6 +37,15 @@ class Written:
         if kind is None and not self.rows:
             raise ChunkError("expected partitions with images, found none")
 
+    @staticmethod
+    def read(path: Path, name: str, start: int, rows: int) -> Iterator[Latents]:
+        """Yield the latents of a dataset from one on, so many at a time."""
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            for at in range(start, len(file[name]), rows):
+                yield file[name][at : at + rows]
+
     def add(self, name: str, parts: Iterable[Latents], *, empty: tuple[int, ...]) -> None:
         """Write a dataset, float32, of batches of shape (n, …); of shape ``empty`` if there are none."""
         self.rows[name] = 0
@@ -50,3 +60,12 @@ class Written:
             self.rows[name] += len(part)
         if name not in self._file:
             self._file.create_dataset(name, empty, "float32")
+
+
+def rows(path: Path, name: str) -> int:
+    """Return how many latents a dataset of a file has; -1 if there is no such file, or dataset, or it is damaged."""
+    try:
+        found = datasets(path).get(name)
+    except (OSError, ChunkError):
+        return -1
+    return found.shape[0] if found and found.shape else -1

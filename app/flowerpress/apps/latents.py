@@ -1,0 +1,90 @@
+"""What a client does when it is asked for latents: it runs the encoder over its images, and replies with the next ones.
+
+::
+
+    HDF5 images ─► encoder ─► latents ─► a file of the client's own, if it is to keep them ─► reply
+"""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from flowerpress.apps.config import Config
+from flowerpress.federation.store import digest_of
+from flowerpress.wire import values_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from flowerpress.extraction.inference import Latents
+
+QUERY = "query.extract"
+ASKED, ANSWER, LATENTS = "asked", "extracted", "latents"  # records
+
+
+def answer(message: Message, context: Context) -> Message:
+    """Reply with the next latents of this client's images, a batch more than it is asked for at most.
+
+    Where the client keeps its latents, they are made once for each encoder, all of them, and read from its file.
+    """
+    from flowerpress.extraction.probe import images
+
+    config, asked = Config.read(context.run_config), dict[str, Any](message.content.config_records[ASKED])
+    client = int(context.node_config["partition-id"])
+    start = dict(zip(asked["clients"], asked["rows"], strict=True)).get(client, 0)
+    path = place(context, "images", config.images)
+    total, _ = images(path, config.image_partition)
+    weights, parts, nbytes = message.content.array_records["arrays"], list["Latents"](), 0
+    for part in _kept(weights, context, config, path, start, total):
+        parts.append(part)
+        nbytes += part.nbytes
+        if nbytes >= asked["most-bytes"]:
+            break
+    latents = np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+    clients = int(context.node_config["num-partitions"])
+    said = ConfigRecord({"client": client, "clients": clients, "start": start, "total": total})
+    return Message(RecordDict({LATENTS: ArrayRecord({LATENTS: Array(latents)}), ANSWER: said}), reply_to=message)
+
+
+def place(context: Context, name: str, otherwise: str) -> Path:
+    """Return a file of a client: as the node's own configuration says, or else the run's."""
+    said = context.node_config.get(name) or otherwise
+    return Path(str(said).replace("{partition}", str(context.node_config["partition-id"])))
+
+
+def encoder_of(config: Config) -> "nn.Module":
+    """Return the encoder that a run names, with random weights."""
+    from flowerpress.extraction.models import model_for
+
+    return model_for(SimpleNamespace(ssl_model=config.encoder_model))
+
+
+def _kept(
+    weights: ArrayRecord, context: Context, config: Config, path: Path, start: int, total: int
+) -> "Iterator[Latents]":
+    """Yield the latents of a file from an image on, out of the file where they are kept, if they are."""
+    from flowerpress.extraction.storage import writing
+    from flowerpress.extraction.written import Written, rows
+
+    if not (config.latents or context.node_config.get("latents")):
+        return _made(weights, config, path, range(start, total))
+    kept, name = place(context, "latents", config.latents), digest_of(values_of(weights))
+    if rows(kept, name) != total or kept.stat().st_mtime < path.stat().st_mtime:
+        with writing(kept) as unfinished, Written(unfinished) as file:
+            file.add(name, _made(weights, config, path, range(total)), empty=(0, 0))
+    return Written.read(kept, name, start, config.batch_size)
+
+
+def _made(weights: ArrayRecord, config: Config, path: Path, images: range) -> "Iterator[Latents]":
+    from flowerpress.extraction.encoder import Encoder
+    from flowerpress.extraction.hdf5 import build_loader
+
+    model = encoder_of(config)
+    model.load_state_dict(weights.to_torch_state_dict())
+    _, loader = build_loader(path, config.image_partition, config.batch_size, 0, images)
+    return Encoder(model).over(loader, str(path))
