@@ -4,7 +4,7 @@ BIN  := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e clean
+.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e extract clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -68,6 +68,9 @@ compare-pydvl: setup $(PYDVL)/.installed  ## lazy sequences beside pyDVL's: equa
 	$(PYDVL)/bin/python -W ignore tests/benchmarks/compare_pydvl.py write pydvl.influence.array $(COMPARED)/theirs
 	$(BIN)/python -W ignore tests/benchmarks/compare_pydvl.py write flowerpress.arrays.lazy $(COMPARED)/ours
 	$(BIN)/python tests/benchmarks/compare_pydvl.py compare $(COMPARED)
+
+extract: setup  ## ten SuperNodes extract latents of digits; one is killed; a linear probe and a picture
+	$(BENCH) tests/benchmarks/extract_digits.py
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) $(PYDVL) $(S3) runs dist build .mypy_cache .ruff_cache .hypothesis

@@ -12,8 +12,8 @@ import torch
 import zarr
 from flwr.app import Array, ArrayRecord, Context, Error, Message, RecordDict
 
-from flowerpress import ChunkError, ConfigError, RunError, pack
-from flowerpress.apps import extract, picture, report
+from flowerpress import Bundle, ChunkError, ConfigError, RunError, pack
+from flowerpress.apps import extract, inprocess, picture, report
 from flowerpress.apps.client_app import app as client
 from flowerpress.apps.encoders import Digits
 from flowerpress.apps.gathered import ZARR, Gathered
@@ -284,7 +284,7 @@ def test_parts_that_do_not_follow_each_other(tmp_path: Path) -> None:
     ("more", "words"),
     [
         ({"task": "dance"}, "task 'classify' or 'extract', found 'dance'"),
-        ({"encoder": ""}, "expected encoder, an absolute path, to extract; found ''"),
+        ({"encoder": ""}, "expected encoder, an absolute path, found ''"),
         ({"images": "here"}, "expected images, an absolute path"),
         ({"output-dir": ""}, "expected output-dir, an absolute path"),
         ({"latent-codec": "nothing"}, "nothing"),
@@ -294,6 +294,18 @@ def test_parts_that_do_not_follow_each_other(tmp_path: Path) -> None:
 def test_what_a_configuration_cannot_say(more: dict[str, Any], words: str, place: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         run(place, **more)
+
+
+def test_a_linear_probe(place: Path) -> None:
+    """One layer, trained federatedly on what the encoder makes of the clients' digits; it is all that is sent."""
+    short = {**DEFAULTS, "codec": "lossless", "num-server-rounds": 3, "dirichlet-alpha": 5.0}
+    inprocess.run(short, clients=3, folder=place / "network")
+    options = {**short, "encoder": str(place / "network" / "model.fpb"), "model": "linear"}
+    found = inprocess.run(options, clients=3, folder=place / "probe")
+    assert found.accuracy[-1] > 0.8
+    assert Bundle.open(place / "probe" / "model.fpb").spec("1.weight").shape == (10, 176)
+    with pytest.raises(ConfigError, match="found 1x176; tables of features need model='mlp' or 'linear'"):
+        inprocess.run({**options, "model": "cnn"}, clients=4)
 
 
 def test_a_picture_of_latents(place: Path) -> None:

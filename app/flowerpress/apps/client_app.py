@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.data import Images, Partitioning, client_images
-from flowerpress.apps.latents import QUERY, answer
+from flowerpress.apps.latents import QUERY, answer, seen
 from flowerpress.apps.ordered import PLACE
 from flowerpress.federation.mod import press_mod
 
@@ -87,7 +87,8 @@ def _settings(context: Context) -> tuple[Config, Images]:
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
     parts = int(context.node_config["num-partitions"])
-    return config, client_images(Partitioning.of(config, parts), int(context.node_config["partition-id"]))
+    images = client_images(Partitioning.of(config, parts), int(context.node_config["partition-id"]))
+    return config, seen(images, config)
 
 
 def _arrays(message: Message) -> ArrayRecord:

@@ -61,10 +61,11 @@ class Config:
     def __post_init__(self) -> None:
         if self.task not in (CLASSIFY, EXTRACT):
             raise ConfigError(f"run config: expected task {CLASSIFY!r} or {EXTRACT!r}, found {self.task!r}")
-        for name in ("encoder", "images", "output_dir") if self.task == EXTRACT else ():
+        needed = ("encoder", "images", "output_dir") if self.task == EXTRACT else ("encoder",) * bool(self.encoder)
+        for name in needed:
             if not Path(getattr(self, name)).is_absolute():
                 found = getattr(self, name)
-                raise ConfigError(f"run config: expected {_kebab(name)}, an absolute path, to extract; found {found!r}")
+                raise ConfigError(f"run config: expected {_kebab(name)}, an absolute path, found {found!r}")
         if self.first not in (SEED, WHOLE):
             Policy.parse(self.first)
         for codec in filter(None, (self.codec, self.codec_down, self.latent_codec)):

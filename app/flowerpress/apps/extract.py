@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.gathered import Gathered, Kind
-from flowerpress.apps.latents import ANSWER, ASKED, LATENTS, QUERY, encoder_of
+from flowerpress.apps.latents import ANSWER, ASKED, LATENTS, QUERY, with_weights
 from flowerpress.apps.results import Results
-from flowerpress.arrays.files import arrays_of_file
-from flowerpress.errors import ChunkError, ConfigError, RunError
+from flowerpress.errors import ChunkError, RunError
 from flowerpress.federation.grid import PressGrid
 from flowerpress.federation.protocol import records_of
 from flowerpress.federation.store import digest_of
@@ -47,7 +45,7 @@ def gather(grid: Grid, config: Config) -> Path:
     RunError
         If clients stay away, or say nothing that can be used; what arrived is kept for a run that goes on.
     """
-    folder, weights = Path(config.output_dir), _weights(config)
+    folder, weights = Path(config.output_dir), ArrayRecord(with_weights(config).state_dict())
     press = PressGrid(grid, config.latent_codec, down="lossless", error_feedback=False)
     gathered = Gathered(folder, digest_of(values_of(weights))[:16])
     results = Results(config, press.exchanges, Counter(), sys.maxsize)
@@ -129,11 +127,3 @@ class _Answer:
 def _kind_of(latents: Array) -> Kind:
     """Return the dtype and the shape of one latent."""
     return latents.dtype, tuple(latents.shape[1:])
-
-
-def _weights(config: Config) -> ArrayRecord:
-    """Return the weights of the encoder, out of a file that may have more than those."""
-    found, model = arrays_of_file(Path(config.encoder)), encoder_of(config)
-    if missing := [key for key in model.state_dict() if key not in found]:
-        raise ConfigError(f"{config.encoder}: expected weights of {config.encoder_model}, found no {missing[0]!r}")
-    return ArrayRecord({key: Array(np.asarray(found[key])) for key in model.state_dict()})

@@ -1,4 +1,4 @@
-"""What a client does when it is asked for latents: it runs the encoder over its images, and replies with the next ones.
+"""Latents in the app: what a client does when it is asked for them, and images as an encoder sees them.
 
 ::
 
@@ -13,6 +13,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from flowerpress.apps.config import Config
+from flowerpress.apps.data import Images
+from flowerpress.arrays.files import arrays_of_file
+from flowerpress.codecs.dtypes import to_host, to_tensor
+from flowerpress.errors import ConfigError
 from flowerpress.federation.store import digest_of
 from flowerpress.wire import values_of
 
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from flowerpress.extraction.inference import Latents
 
 QUERY = "query.extract"
+_BATCH = 512  # images
 ASKED, ANSWER, LATENTS = "asked", "extracted", "latents"  # records
 
 
@@ -51,10 +56,41 @@ def answer(message: Message, context: Context) -> Message:
     return Message(RecordDict({LATENTS: ArrayRecord({LATENTS: Array(latents)}), ANSWER: said}), reply_to=message)
 
 
+def seen(images: Images, config: Config) -> Images:
+    """Return images as a run's encoder sees them: a table of their latents; themselves if the run names none.
+
+    A linear model on top of it is a linear probe (Alain & Bengio, 2016).
+    """
+    if not config.encoder:
+        return images
+    import torch
+
+    from flowerpress.extraction.encoder import Encoder
+    from flowerpress.extraction.inference import encoded
+
+    encoder = Encoder(with_weights(config))
+    pixels = torch.from_numpy(images.pixels)
+    batches = (batch.expand(-1, 3, -1, -1) for batch in pixels.split(_BATCH))  # type: ignore[no-untyped-call]
+    latents = np.concatenate(list(encoded(encoder.model, batches, using_gpu=encoder.using_gpu)))
+    return Images(latents.reshape(len(latents), 1, 1, -1), images.labels, images.classes)
+
+
 def place(context: Context, name: str, otherwise: str) -> Path:
     """Return a file of a client: as the node's own configuration says, or else the run's."""
     said = context.node_config.get(name) or otherwise
     return Path(str(said).replace("{partition}", str(context.node_config["partition-id"])))
+
+
+def with_weights(config: Config) -> "nn.Module":
+    """Return the encoder that a run names, with the weights in its file, which may have more.
+
+    Raises ConfigError if it lacks any.
+    """
+    found, model = arrays_of_file(Path(config.encoder)), encoder_of(config)
+    if missing := [key for key in model.state_dict() if key not in found]:
+        raise ConfigError(f"{config.encoder}: expected weights of {config.encoder_model}, found no {missing[0]!r}")
+    model.load_state_dict({key: to_tensor(to_host(found[key])) for key in model.state_dict()})
+    return model
 
 
 def encoder_of(config: Config) -> "nn.Module":

@@ -3,6 +3,7 @@
 "cnn"       two convolutions       0.2 M parameters on 8x8 digits   images
 "mlp"       two hidden layers      1.3 M                            images, flattened, and tables
 "mlp-small" the same, narrow       0.01 M                           tables
+"linear"    one layer                                               tables, and latents of an encoder: a linear probe
 "resnet18"  He et al., 2015       11.2 M                            images, best of 32x32
 """
 
@@ -113,6 +114,10 @@ def _small_mlp(channels: int, height: int, width: int, classes: int) -> nn.Modul
     return Mlp(channels * height * width, classes, hidden=64)
 
 
+def _linear(channels: int, height: int, width: int, classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, classes))
+
+
 def _resnet18(channels: int, height: int, width: int, classes: int) -> nn.Module:
     return ResNet18(channels, classes)
 
@@ -121,6 +126,7 @@ _MODELS: dict[str, Callable[[int, int, int, int], nn.Module]] = {
     "cnn": _cnn,
     "mlp": _mlp,
     "mlp-small": _small_mlp,
+    "linear": _linear,
     "resnet18": _resnet18,
 }
 
@@ -147,7 +153,7 @@ def _build(name: str, images: Images) -> nn.Module:
     if name not in _MODELS:
         raise ConfigError(f"run config: expected a model among {', '.join(_MODELS)}, found {name!r}")
     channels, height, width = images.pixels.shape[1:]
-    if not name.startswith("mlp") and min(height, width) < 2:
-        found = f"{height}x{width}; tables of features need model='mlp'"
+    if name in ("cnn", "resnet18") and min(height, width) < 2:
+        found = f"{height}x{width}; tables of features need model='mlp' or 'linear'"
         raise ConfigError(f"run config: expected images of 2x2 or more for model={name!r}, found {found}")
     return _MODELS[name](channels, height, width, images.classes)

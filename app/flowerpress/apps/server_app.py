@@ -12,6 +12,7 @@ from flowerpress.apps.config import EXTRACT, SEED, WHOLE, Config
 from flowerpress.apps.counting import CountingGrid
 from flowerpress.apps.data import test_images
 from flowerpress.apps.extract import gather
+from flowerpress.apps.latents import seen
 from flowerpress.apps.ordered import OrderedGrid
 from flowerpress.apps.results import Results
 from flowerpress.errors import ConfigError, RunError
@@ -35,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
     random.seed(config.seed)  # Flower samples nodes with it
     grid = OrderedGrid(grid, config.seed) if _order_matters(config) else grid
     press_grid, counting = _pressed(grid, config) if config.codec else None, CountingGrid(grid)
-    images = test_images(config.dataset, config.seed, config.image_size)
+    images = seen(test_images(config.dataset, config.seed, config.image_size), config)
     model = model_for(config.model, images, config.seed)
     initial = ArrayRecord(model.state_dict())
     strategy = _strategy(config)
