@@ -42,6 +42,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         with h5py.File(tmp_path / f"client-{number}.h5", "w") as file:
             file["train"] = images(number)
     monkeypatch.setattr(extract, "_PAUSE", 0.0)
+    monkeypatch.setattr(extract, "_PATIENCE", 1.5)
     return tmp_path
 
 
@@ -64,6 +65,7 @@ def config(place: Path, **more: Any) -> dict[str, Any]:
         "images": str(place / "client-{partition}.h5"),
         "output-dir": str(place / "run"),
         "torch-threads": 1,
+        "latent-codec": "zstd",
         **more,
     }
 
@@ -152,16 +154,15 @@ def test_a_client_that_fails_is_asked_again(place: Path) -> None:
 
 
 def test_a_run_that_was_stopped_goes_on_behind_what_arrived(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask, asked = extract._ask, []
+    ask = extract._Questions.ask
 
-    def stopped(*arguments: Any) -> int:
-        if len(asked) == 3:
+    def stopped(self: Any, number: int) -> None:
+        if number == 4:
             raise KeyboardInterrupt
-        asked.append(1)
-        return ask(*arguments)
+        ask(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract, "_ask", stopped)
+        patch.setattr(extract._Questions, "ask", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(place, **SMALL)
     assert not (place / "run" / ZARR).exists()

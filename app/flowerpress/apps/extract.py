@@ -31,7 +31,7 @@ from flowerpress.federation.store import digest_of
 from flowerpress.wire import values_of
 
 _MOST_CLIENTS = 1_000_000
-_PATIENCE, _PAUSE = 5, 3.0  # questions in a row that brought nothing, and seconds before the next one
+_PATIENCE, _PAUSE = 120.0, 3.0  # seconds in which nothing comes, and before the next question then
 _log = logging.getLogger("flwr")
 
 
@@ -49,46 +49,72 @@ def gather(grid: Grid, config: Config) -> Path:
     press = PressGrid(grid, config.latent_codec, down="lossless", error_feedback=False)
     gathered = Gathered(folder, digest_of(values_of(weights))[:16])
     results = Results(config, press.exchanges, Counter(), sys.maxsize)
-    clients, idle, number = 0, 0, max(0, results.last)
+    questions = _Questions(press, weights, gathered, config.reply_bytes)
+    number, have, progress = max(0, results.last), -1, time.monotonic()
     while True:
-        before, number = gathered.images, number + 1
-        clients = _ask(press, weights, gathered, number, config.reply_bytes) or clients
+        number += 1
+        questions.ask(number)
         results.add_round(number, images=gathered.images, of=sum(gathered.totals.values()))
-        missing = gathered.missing(clients)
-        if clients and not missing:
+        missing = gathered.missing(questions.clients)
+        if questions.clients and not missing:
             break
-        idle = 0 if gathered.images > before else idle + 1
-        if idle > _PATIENCE:
+        if gathered.images > have:
+            have, progress = gathered.images, time.monotonic()
+        elif time.monotonic() - progress > _PATIENCE:
             raise RunError(f"latents are missing, by client: {missing}; what arrived is in {folder}: resume the run")
-        if idle:
+        else:
             time.sleep(_PAUSE)
     where = gathered.to_zarr()
     results.finish()
     return where
 
 
-def _ask(press: PressGrid, weights: ArrayRecord, gathered: Gathered, number: int, most: int) -> int:
-    """Ask all nodes for their next latents, and keep what they send; return how many clients there are, as most say."""
-    have = {client: gathered.rows(client) for client in gathered.totals}
-    asked = ConfigRecord(
-        {"server-round": number, "clients": list(have), "rows": list(have.values()), "most-bytes": most}
-    )
-    content = RecordDict({"arrays": weights, ASKED: asked})
-    answers = []
-    for reply in press.send_and_receive([Message(content, node, QUERY) for node in press.get_node_ids()]):
-        try:
-            answers.append(_Answer.of(reply))
-        except ChunkError as error:
-            _log.warning("flowerpress: node %d: %s", reply.metadata.src_node_id, error)
-    kinds = Counter(_kind_of(answer.latents) for answer in answers if answer.latents.shape[0])
-    usual = gathered.kind() or (kinds.most_common(1)[0][0] if kinds else None)
-    for answer in answers:
-        try:
-            answer.keep(gathered, usual)
-        except ChunkError as error:
-            _log.warning("flowerpress: %s", error)
-    said = Counter(answer.clients for answer in answers)
-    return said.most_common(1)[0][0] if said else 0
+class _Questions:
+    """Asks nodes for latents, round by round; those whose clients have sent all of theirs are left alone.
+
+    Attributes
+    ----------
+    clients : int
+        How many there are, as most of them said last; 0 until somebody has.
+    """
+
+    def __init__(self, press: PressGrid, weights: ArrayRecord, gathered: Gathered, most: int) -> None:
+        self._press, self._weights, self._gathered, self._most = press, weights, gathered, most
+        self._client_of: dict[int, int] = {}  # by node
+        self.clients = 0
+
+    def ask(self, number: int) -> None:
+        """Ask for the next latents, and keep what comes."""
+        have = {client: self._gathered.rows(client) for client in self._gathered.totals}
+        asked = ConfigRecord(
+            {"server-round": number, "clients": list(have), "rows": list(have.values()), "most-bytes": self._most}
+        )
+        content = RecordDict({"arrays": self._weights, ASKED: asked})
+        nodes = [node for node in self._press.get_node_ids() if not self._is_done(node)]
+        answers = []
+        for reply in self._press.send_and_receive([Message(content, node, QUERY) for node in nodes]):
+            try:
+                answers.append(answer := _Answer.of(reply))
+                self._client_of[reply.metadata.src_node_id] = answer.client
+            except ChunkError as error:
+                _log.warning("flowerpress: node %d: %s", reply.metadata.src_node_id, error)
+        self._keep(answers)
+
+    def _is_done(self, node: int) -> bool:
+        client = self._client_of.get(node, -1)
+        return self._gathered.rows(client) == self._gathered.totals.get(client)
+
+    def _keep(self, answers: "list[_Answer]") -> None:
+        """Keep the latents of the kind that most have, or that those have which are there already."""
+        kinds = Counter(_kind_of(answer.latents) for answer in answers if answer.latents.shape[0])
+        usual = self._gathered.kind() or (kinds.most_common(1)[0][0] if kinds else None)
+        for answer in answers:
+            try:
+                answer.keep(self._gathered, usual)
+            except ChunkError as error:
+                _log.warning("flowerpress: %s", error)
+        for clients, _ in Counter(answer.clients for answer in answers).most_common(1):
+            self.clients = clients
 
 
 @dataclass(frozen=True)
