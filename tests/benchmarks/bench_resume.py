@@ -18,8 +18,8 @@ from flowerpress.apps.runconfig import defaults
 from tests.benchmarks.timing import claim, console
 
 ROOT = Path(__file__).resolve().parents[2]
-CODECS = ("lossless", "safe", "partial", "small")
-CLIENTS, ROUNDS, SEEDS = 10, 20, range(101, 107)
+CODECS = ("lossless", "safe", "small")
+CLIENTS, ROUNDS, SEEDS = 10, 20, range(101, 105)
 
 
 def main() -> None:
