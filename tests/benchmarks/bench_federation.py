@@ -108,8 +108,10 @@ TASKS = {
 def main() -> None:
     """Run what is asked for, and print it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
-    names = parser.parse_args().tasks
+    parser.add_argument("tasks", nargs="*", help=f"among {', '.join(TASKS)}; all by default")
+    names = parser.parse_args().tasks or list(TASKS)
+    if unknown := set(names) - set(TASKS):
+        parser.error(f"expected tasks among {', '.join(TASKS)}, found {', '.join(unknown)}")
     jobs = [(name, contender, seed) for name in names for contender, seeds in TASKS[name].runs for seed in seeds]
     with ProcessPoolExecutor(max_workers=os.cpu_count(), max_tasks_per_child=1) as pool:
         for name, contender, seed in pool.map(outcome_of, jobs):
