@@ -109,7 +109,8 @@ def plot(comparison: Comparison, folder: Path) -> Path:
         sent = [fmean(values) / 1e6 for values in zip(*(_sent(run) for run in runs), strict=True)]
         axes.plot(sent[1:], accuracy[1:], color=f"C{i}", alpha=0.4)
         spread = 100 * stdev(run.accuracy[-1] for run in runs) if len(runs) > 1 else None
-        axes.errorbar(sent[-1:], accuracy[-1:], yerr=spread, fmt="o", capsize=3, color=f"C{i}", label=_literal(name))
+        marker, label = "os"[i // 10 % 2], _literal(name)  # there are ten colours
+        axes.errorbar(sent[-1:], accuracy[-1:], yerr=spread, fmt=marker, capsize=3, color=f"C{i}", label=label)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
