@@ -17,6 +17,7 @@ from flowerpress.apps.models import model_for, model_with
         ("mlp", "digits", 0, 1_293_610),
         ("mlp", "wine", 0, 1_229_803),
         ("mlp", "breast-cancer", 0, 1_247_402),
+        ("linear", "wine", 0, 42),
         ("resnet18", "digits", 32, 11_172_810),
     ],
 )
@@ -41,7 +42,7 @@ def test_mistakes() -> None:
     for name in ("cnn", "resnet18"):
         with pytest.raises(ConfigError, match="tables of features need model='mlp'"):
             model_for(name, wine, 0)
-    with pytest.raises(ConfigError, match="expected a model among cnn, mlp, mlp-small, resnet18, found 'vit'"):
+    with pytest.raises(ConfigError, match="expected a model among cnn, mlp, mlp-small, linear, resnet18, found 'vit'"):
         model_for("vit", wine, 0)
 
 

@@ -186,7 +186,7 @@ def test_one_chunk_is_in_memory_at_a_time(tmp_path: Path) -> None:
 
     def factory() -> Generator[np.ndarray, None, None]:
         nonlocal most
-        for i in range(20):
+        for i in range(6):
             gc.collect()
             most = max(most, sum(chunk() is not None for chunk in alive))
             chunk = np.full((8, 3), i, np.float32)
