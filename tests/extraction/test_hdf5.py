@@ -116,6 +116,12 @@ def test_places_that_are_none(tmp_path: Path) -> None:
             build_loader(path, "train", *numbers)
 
 
+def test_without_h5py_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="pip install 'flowerpress"):
+        HDF5RGBDataset(write(tmp_path / "a.h5", train=images(2)), "train")
+
+
 def test_nothing_but_the_file_is_read(tmp_path: Path) -> None:
     """A file may refer to others: to any that its reader can read."""
     secret = write(tmp_path / "secret.h5", train=images(4))

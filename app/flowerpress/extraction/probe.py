@@ -10,13 +10,14 @@ import selectors
 import subprocess
 import sys
 import threading
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from flowerpress.errors import ChunkError
+from flowerpress.errors import ChunkError, ConfigError
 
 DEADLINE = 30.0  # seconds for a file to say what it has, or for a batch to be read
 _LARGEST = 1 << 30  # bytes of one image, or one chunk
@@ -105,7 +106,11 @@ def datasets(path: str | Path, deadline: float | None = None) -> dict[str, Image
         If there is no such file.
     ChunkError
         If it is damaged, or HDF5 does not say within ``deadline`` seconds, by default `DEADLINE`.
+    ConfigError
+        If h5py is not installed.
     """
+    if find_spec("h5py") is None:
+        raise ConfigError(f"{path}: expected h5py; pip install 'flowerpress[extract]'")
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
     answer = _child.ask(str(Path(path).resolve()), deadline or DEADLINE)
