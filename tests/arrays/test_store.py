@@ -1,10 +1,12 @@
 """Checkpoints: whole or not there, read lazily, and no damage goes unnoticed."""
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from flwr.app import ArrayRecord
 from hypothesis import given, settings
 from tests.arrays.damage import tamper
 from tests.samples import SHAPES, awkward, of_dtype
-from zarr.storage import MemoryStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from flowerpress.arrays.group import Group, write
 from flowerpress.arrays.store import Checkpoints
@@ -222,6 +224,24 @@ def test_a_model_that_cannot_be_read_to_its_end(error: BaseException, tmp_path: 
     assert files(tmp_path) == before
     checkpoints.save(4, model(4))
     assert checkpoints.rounds() == [2, 3, 4]
+
+
+def test_chunks_that_are_late_are_no_leftovers(tmp_path: Path) -> None:
+    """Zarr writes the chunks of an array at once: where one fails, another may still be on its way."""
+
+    class Full(LocalStore):
+        async def set(self, key: str, value: Any) -> None:
+            if key.endswith("w/c/0/0"):
+                raise OSError("no space left")
+            if key.endswith("w/c/1/0"):
+                await asyncio.sleep(0.3)
+            await super().set(key, value)
+
+    checkpoints = Checkpoints(Full(tmp_path))
+    with pytest.raises(RunError, match="round 1 could not be written"):
+        checkpoints.save(1, {"w": np.ones((1300, 1000), np.float32)})
+    time.sleep(0.6)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_what_a_killed_writer_left_is_no_round_and_goes(tmp_path: Path) -> None:

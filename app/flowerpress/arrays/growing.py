@@ -11,7 +11,7 @@ import shutil
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from flowerpress.arrays.places import Place, Where, place_of
+from flowerpress.arrays.places import Place, Where, place_of, settle
 from flowerpress.codecs.dtypes import Host
 from flowerpress.errors import ConfigError
 
@@ -59,6 +59,7 @@ class Growing:
                 self._bound()
                 self.place.take(self._folder, overwrite=self.overwrite)
         finally:
+            settle()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

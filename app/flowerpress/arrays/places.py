@@ -1,5 +1,6 @@
 """Where a Zarr array can be: a folder, or the keys of a store that begin with a path; and how one gets there whole."""
 
+import asyncio
 import shutil
 import tempfile
 import uuid
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from zarr.storage import StoreLike, StorePath
 
 Where: TypeAlias = "str | Path | StoreLike"  # a folder, a URL, or a place in a store
+_PATIENCE = 60.0  # seconds
 _METADATA = ("zarr.json", ".zarray", ".zgroup")  # of Zarr 3, and of arrays and groups of Zarr 2
 
 
@@ -175,3 +177,13 @@ def sync(coroutine: Any) -> Any:  # noqa: ANN401 - what it returns
     from zarr.core.sync import sync
 
     return sync(coroutine)
+
+
+def settle() -> None:
+    """Wait for what Zarr has begun: behind the error of one chunk, others of its array are still being written."""
+
+    async def others() -> None:
+        if pending := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(pending, timeout=_PATIENCE)
+
+    sync(others())

@@ -24,7 +24,7 @@ import xxhash
 
 from flowerpress.arrays import sealed
 from flowerpress.arrays.group import LOSSLESS, Group, Writer, write
-from flowerpress.arrays.places import Where, buffer, store_path, sync
+from flowerpress.arrays.places import Where, buffer, settle, store_path, sync
 from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ChunkError, ConfigError, RunError
 
@@ -150,6 +150,7 @@ class Checkpoints:
             self._write(number, folder, groups, dict(notes or {}))
         except BaseException as error:
             with suppress(Exception):
+                settle()
                 self._sweep(number)
             if isinstance(error, OSError):
                 raise RunError(f"round {number} could not be written to {self.where}: {error}") from error
