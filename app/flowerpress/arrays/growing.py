@@ -59,7 +59,8 @@ class Growing:
                 self._bound()
                 self.place.take(self._folder, overwrite=self.overwrite)
         finally:
-            settle()
+            if kind is not None:
+                settle()
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
