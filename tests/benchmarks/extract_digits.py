@@ -72,8 +72,10 @@ def write_images(folder: Path, clients: int) -> dict[str, Any]:
 
 
 def extract(folder: Path, clients: int, options: dict[str, Any]) -> int:
-    """Gather latents from SuperNodes, one of which is killed after its first reply; return how many replies failed."""
+    """Gather latents from SuperNodes; that with most images is killed after its first reply. Return how many failed."""
     folder.mkdir()
+    files = [Path(options["images"].replace("{partition}", str(client))) for client in range(clients)]
+    victim = max(range(clients), key=lambda client: files[client].stat().st_size)
     config = {"task": "extract", "latent-codec": f"quantize(bound={BOUND}) | entropy", "reply-bytes": 40_000, **options}
     with SuperLink(simulation=False, log=folder / "superlink.log") as superlink:
 
@@ -87,9 +89,9 @@ def extract(folder: Path, clients: int, options: dict[str, Any]) -> int:
             end = time.monotonic() + SECONDS
             while not superlink.status(run_id)[0].startswith("finished") and time.monotonic() < end:
                 if len(nodes) == clients and (folder / "metrics.jsonl").is_file() and read_rounds(folder):
-                    console.print("killing client 1; another SuperNode takes its place")
-                    stop(nodes[1:2], kill=True)
-                    nodes.append(started(1, "replaced"))
+                    console.print(f"killing client {victim}; another SuperNode takes its place")
+                    stop([nodes[victim]], kill=True)
+                    nodes.append(started(victim, "replaced"))
                 time.sleep(1)
             console.print(f"the run is {superlink.status(run_id)[0]}")
         finally:
