@@ -66,6 +66,13 @@ def test_a_batch() -> None:
     assert isinstance(found, np.ndarray)
 
 
+def test_who_takes_latents_may_train_meanwhile() -> None:
+    batch = torch.from_numpy(np.repeat(images(3), 3, axis=1))
+    for _ in encoded(ready(), [batch, batch, batch], using_gpu=False):
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
+
+
 def test_models_of_other_shapes_and_dtypes() -> None:
     batch = torch.randn(2, 3, 6, 6, dtype=torch.float32)
     assert calc_latent(nn.Conv2d(3, 7, 3), batch, False).shape == (2, 7, 4, 4)

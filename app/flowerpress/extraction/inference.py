@@ -50,17 +50,18 @@ def encoded(
 
     kind = "cuda" if using_gpu else "cpu"
     model.eval()
+    precision = torch.autocast(kind, torch.bfloat16) if mixed_precision else nullcontext()
     waiting: _Waiting | None = None
-    with torch.inference_mode():
-        for images in batches:
-            with torch.autocast(kind, torch.bfloat16) if mixed_precision else nullcontext():
+    for images in batches:
+        with torch.inference_mode():  # not around a yield: whoever takes the latents may train
+            with precision:
                 made = model(images.to(kind, non_blocking=True))
             if not (isinstance(made, torch.Tensor) and made.shape[:1] == images.shape[:1]):
                 raise ConfigError(f"expected a tensor with {len(images)} rows from the model, found {_described(made)}")
             latest = _Waiting(made.float())
-            if waiting is not None:
-                yield waiting.arrived()
-            waiting = latest
+        if waiting is not None:
+            yield waiting.arrived()
+        waiting = latest
     if waiting is not None:
         yield waiting.arrived()
 

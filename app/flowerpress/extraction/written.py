@@ -25,7 +25,7 @@ class Written:
         import h5py
 
         self.rows: dict[str, int] = {}
-        self._path, self._file = path, h5py.File(path, "w")
+        self._file = h5py.File(path, "w")
 
     def __enter__(self) -> Self:
         return self
