@@ -268,11 +268,12 @@ def test_a_client_that_lies_costs_its_own_latents(lie: str, place: Path) -> None
 def test_parts_that_do_not_follow_each_other(tmp_path: Path) -> None:
     parts = Gathered(tmp_path, "e")
     parts.add(1, 0, 10, np.zeros((4, 3), np.float32))
-    for start, total, rows in ((0, 10, 4), (5, 10, 1), (4, 11, 1), (4, 10, 7)):
+    for start, total, rows in ((0, 10, 4), (5, 10, 1), (4, 11, 1), (4, 10, 7), (4, 10, 0)):
         with pytest.raises(ChunkError, match="client 1: expected latents from 4 on, of 10"):
             parts.add(1, start, total, np.zeros((rows, 3), np.float32))
     with pytest.raises(ChunkError, match=r"client 2: expected latents of float32\[3\], as others, found float64\[3\]"):
         parts.add(2, 0, 10, np.zeros((4, 3)))
+    assert 2 not in parts.totals
     parts.add(1, 4, 10, np.ones((6, 3), np.float32))
     again = Gathered(tmp_path, "e")
     assert (again.rows(1), again.totals, again.missing(3)) == (10, {1: 10}, {0: -1, 2: -1})

@@ -85,11 +85,12 @@ class Gathered:
         Raises ChunkError if they do not go on where those before them end, or are of another kind than all others.
         """
         expected = (self.rows(client), self.totals.get(client, total))
-        if (start, total) != expected or not 0 <= start <= start + len(latents) <= total:
+        fits = 0 <= start < start + len(latents) <= total or (len(latents), start) == (0, total)
+        if (start, total) != expected or not fits:
             wanted = f"latents from {expected[0]} on, of {expected[1]}"
             raise ChunkError(f"client {client}: expected {wanted}, found {len(latents)} from {start} on, of {total}")
-        self.totals[client] = total
         if not len(latents):
+            self.totals[client] = total
             return
         found = latents.dtype.name, latents.shape[1:]
         if (kind := self.kind() or found) != found:
