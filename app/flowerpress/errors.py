@@ -6,7 +6,7 @@
     ├── ConfigError  (ValueError)    you: an argument, a pipeline text, an array that a codec cannot take
     ├── ChunkError   (ValueError)    the peer: bytes that are damaged, forged or from another version
     │   └── LatentError              the same for LATN chunks (seed 000), for input and for bytes
-    └── RunError     (RuntimeError)  a federated run that failed: no usable reply, a server that did not start
+    └── RunError     (RuntimeError)  a run that failed: no usable reply, a server or program that did not do its work
 
 Where the contract of a Flower class names a built-in exception (``TypeError`` for a bad record value), that is raised.
 """

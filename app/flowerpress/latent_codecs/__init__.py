@@ -1,0 +1,38 @@
+"""Learned codecs of features: a network's latents, an entropy model that knows them, and a range coder.
+
+With the class and parameter names of mpcompress, and the streams of CompressAI; published checkpoints load.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flowerpress.latent_codecs.entropy_models import EntropyBottleneck as EntropyBottleneck
+    from flowerpress.latent_codecs.entropy_models import GaussianConditional as GaussianConditional
+    from flowerpress.latent_codecs.hyperprior import FeatureScaleHyperprior as FeatureScaleHyperprior
+    from flowerpress.latent_codecs.hyperprior import HyperLatentCodecWithCtx as HyperLatentCodecWithCtx
+    from flowerpress.latent_codecs.hyperprior import HyperpriorLatentCodecWithCtx as HyperpriorLatentCodecWithCtx
+    from flowerpress.latent_codecs.vit import VitUnionLatentCodec as VitUnionLatentCodec
+    from flowerpress.latent_codecs.vit import VitUnionLatentCodecWithCtx as VitUnionLatentCodecWithCtx
+    from flowerpress.latent_codecs.vtm import VtmCodec as VtmCodec
+    from flowerpress.latent_codecs.vtm import VtmFeatureCodec as VtmFeatureCodec
+
+_HOMES = {
+    "EntropyBottleneck": "entropy_models",
+    "FeatureScaleHyperprior": "hyperprior",
+    "GaussianConditional": "entropy_models",
+    "HyperLatentCodecWithCtx": "hyperprior",
+    "HyperpriorLatentCodecWithCtx": "hyperprior",
+    "VitUnionLatentCodec": "vit",
+    "VitUnionLatentCodecWithCtx": "vit",
+    "VtmCodec": "vtm",
+    "VtmFeatureCodec": "vtm",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
