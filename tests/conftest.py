@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowerpress.federation.store import FOLDER
+from flowerpress.chunks.content import FOLDER
 
 
 @pytest.fixture(autouse=True)

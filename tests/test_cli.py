@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from flowerpress import Bundle, pack
 from flowerpress.arrays.files import arrays_of_file
+from flowerpress.chunks.content import digest_of
 from flowerpress.cli import app
-from flowerpress.federation.store import MOST, SEED, Store, digest_of
+from flowerpress.federation.store import MOST, SEED, Store
 
 RUN = CliRunner()
 

@@ -14,7 +14,7 @@ from flowerpress.apps.config import Config
 from flowerpress.apps.data import test_images as held_out
 from flowerpress.apps.models import model_for
 from flowerpress.apps.results import read_rounds
-from flowerpress.federation.store import digest_of
+from flowerpress.chunks.content import digest_of
 from flowerpress.wire import values_of
 from tests.apps.test_config import DEFAULTS
 

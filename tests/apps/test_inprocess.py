@@ -17,8 +17,8 @@ from flowerpress.apps import inprocess
 from flowerpress.apps.counting import CountingGrid
 from flowerpress.apps.inprocess import InProcessGrid
 from flowerpress.apps.results import read_rounds
+from flowerpress.chunks.content import FOLDER
 from flowerpress.federation.metrics import object_bytes
-from flowerpress.federation.store import FOLDER
 from tests.apps.test_config import DEFAULTS
 
 QUICK = {**DEFAULTS, "dataset": "wine", "model": "mlp", "num-server-rounds": 2, "learning-rate": 0.02}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flowerpress.apps.superlink import SuperLink
-from flowerpress.federation.store import FOLDER
+from flowerpress.chunks.content import FOLDER
 from tests.e2e.deployment import run
 
 FEDAVG = "flwr.serverapp.strategy:FedAvg"

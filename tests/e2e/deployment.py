@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flowerpress.apps.superlink import SuperLink, descendants, end_processes, free_port, program
-from flowerpress.federation.store import FOLDER
+from flowerpress.chunks.content import FOLDER
 
 START_SECONDS = 60
 Node: TypeAlias = "tuple[subprocess.Popen[bytes], str]"  # and its Flower home

@@ -15,10 +15,10 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
 
+from flowerpress.chunks.content import FOLDER
 from flowerpress.errors import ChunkError
 from flowerpress.federation.fold import fold, unfold
 from flowerpress.federation.protocol import RECORD
-from flowerpress.federation.store import FOLDER
 
 RAISED = 2
 

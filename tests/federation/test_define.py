@@ -14,9 +14,9 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from flowerpress import ConfigError, PressGrid, press_mod
+from flowerpress.chunks.content import digest_of
 from flowerpress.federation.fold import fold, unfold
 from flowerpress.federation.protocol import RECORD
-from flowerpress.federation.store import digest_of
 from flowerpress.federation.streaming import StreamingFedAvg
 from flowerpress.wire import FIRST, KEY, PRESSED, bundle_array, values_of
 from tests.federation.apps import client, initial, record_of

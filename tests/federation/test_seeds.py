@@ -15,8 +15,9 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from flowerpress import ChunkError, ConfigError, FlowerpressError, PressGrid, pack, press_mod
 from flowerpress.arrays.files import arrays_of_file
+from flowerpress.chunks.content import digest_of
 from flowerpress.federation.protocol import Offer
-from flowerpress.federation.store import SEED, Store, digest_of
+from flowerpress.federation.store import SEED, Store
 from flowerpress.wire import KEY, values_of
 from tests.federation.apps import client, initial
 from tests.federation.local_grid import LocalGrid

@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flowerpress import Bundle, ConfigError, pack
+from flowerpress.chunks.content import FOLDER, digest_of
 from flowerpress.chunks.pack import save
-from flowerpress.federation.store import FOLDER, MOST, SEED, STALE, Store, digest_of
+from flowerpress.federation.store import MOST, SEED, STALE, Store
 from tests.samples import awkward, of_dtype, special_floats
 
 Model = dict[str, np.ndarray]

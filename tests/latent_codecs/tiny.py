@@ -2,7 +2,8 @@
 
 import torch
 
-from flowerpress.latent_codecs.hyperprior import FeatureScaleHyperprior, HyperpriorLatentCodecWithCtx
+from flowerpress.latent_codecs.hyperprior import HyperpriorLatentCodecWithCtx
+from flowerpress.latent_codecs.scale import FeatureScaleHyperprior
 from flowerpress.latent_codecs.vit import VitUnionLatentCodec, VitUnionLatentCodecWithCtx
 
 DIM, CTX = 32, 6

@@ -24,10 +24,10 @@ from flowerpress.apps.config import Config
 from flowerpress.apps.gathered import Gathered, Kind
 from flowerpress.apps.latents import ANSWER, ASKED, LATENTS, QUERY, with_weights
 from flowerpress.apps.results import Results
+from flowerpress.chunks.content import digest_of
 from flowerpress.errors import ChunkError, RunError
 from flowerpress.federation.grid import PressGrid
 from flowerpress.federation.protocol import records_of
-from flowerpress.federation.store import digest_of
 from flowerpress.wire import values_of
 
 _MOST_CLIENTS = 1_000_000

@@ -24,8 +24,8 @@ from flwr.supercore.task_identity import TaskIdentity  # private, and Message as
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.outcome import Outcome
+from flowerpress.chunks.content import FOLDER
 from flowerpress.errors import ConfigError
-from flowerpress.federation.store import FOLDER
 
 if TYPE_CHECKING:
     from flwr.supercore.run import Run

@@ -15,9 +15,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flowerpress.apps.config import Config
 from flowerpress.apps.data import Images
 from flowerpress.arrays.files import arrays_of_file
+from flowerpress.chunks.content import digest_of
 from flowerpress.codecs.dtypes import to_host, to_tensor
 from flowerpress.errors import ConfigError
-from flowerpress.federation.store import digest_of
 from flowerpress.wire import values_of
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ _BUILT_IN = {
     "delta": "flowerpress.codecs.delta:Delta",
     "entropy": "flowerpress.codecs.entropy:Entropy",
     "intdelta": "flowerpress.codecs.intdelta:IntDelta",
+    "learned": "flowerpress.latent_codecs.learned:Learned",
     "lowrank": "flowerpress.codecs.lowrank:LowRank",
     "nonzero": "flowerpress.codecs.nonzero:Nonzero",
     "planes": "flowerpress.codecs.planes:Planes",

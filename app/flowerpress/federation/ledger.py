@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 from flwr.app import ArrayRecord
 
 from flowerpress.chunks.bundle import Bundle
+from flowerpress.chunks.content import digest_of
 from flowerpress.codecs.base import Spec
 from flowerpress.codecs.dtypes import ArrayLike, dtype_name, is_float
 from flowerpress.codecs.policy import as_policy, lossless_for
 from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.federation.metrics import distortion
 from flowerpress.federation.protocol import Step
-from flowerpress.federation.store import SEED, Store, digest_of
+from flowerpress.federation.store import SEED, Store
 from flowerpress.records import CodecLike, LatentRecord
 from flowerpress.wire import FIRST, KEY, beside, bundle_bytes, opened, press, unpress, values_of
 

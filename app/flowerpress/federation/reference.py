@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
 
 from flowerpress.chunks.bundle import Bundle
+from flowerpress.chunks.content import digest_of
 from flowerpress.errors import ChunkError
 from flowerpress.federation.protocol import RECORD, NeedWhole, Offer, Step, records_of, without_record
-from flowerpress.federation.store import Store, digest_of
+from flowerpress.federation.store import Store
 from flowerpress.wire import FIRST, bundle_bytes, opened, unpress, values_of
 
 Initial = Callable[[Context], ArrayRecord]

@@ -19,37 +19,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import xxhash
 from filelock import FileLock
 
 from flowerpress.chunks.bundle import Bundle, Memory
+from flowerpress.chunks.content import FOLDER, cache_folder, digest_of
 from flowerpress.chunks.pack import pack, save
-from flowerpress.codecs.base import Spec
-from flowerpress.codecs.dtypes import ArrayLike, to_host
-from flowerpress.codecs.raw import as_bytes
+from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ChunkError, ConfigError
 
 SEED = "seed"  # the holder of records that users added
-FOLDER, MOST = "FLOWERPRESS_CACHE", "FLOWERPRESS_CACHE_BYTES"  # environment variables
+MOST = "FLOWERPRESS_CACHE_BYTES"  # an environment variable
 STALE = 7 * 24 * 3600  # seconds without use after which a record goes: a client is not told that its run has ended
 _DEFAULT_MOST = 8 << 30
 _DIGEST = re.compile("[0-9a-f]{32}")  # digests come from peers, too, and name folders
 _log = logging.getLogger("flwr")
-
-
-def digest_of(arrays: Mapping[str, ArrayLike]) -> str:
-    """Return the digest of a record: XXH3-128 over name, dtype, shape and elements of each array, in its order.
-
-    It tells contents apart, it does not prove who made them.
-    """
-    digest = xxhash.xxh3_128()
-    for key in arrays:
-        x = to_host(arrays[key])
-        spec = Spec.of(x, key)
-        digest.update(msgspec.msgpack.encode([spec.key, spec.dtype, spec.shape]))
-        digest.update(as_bytes(x))
-    return digest.hexdigest()
 
 
 class Store:
@@ -74,7 +57,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | None = None, most_bytes: int | None = None) -> None:
-        self.folder = Path(folder or os.environ.get(FOLDER) or _user_folder())
+        self.folder = Path(folder or cache_folder())
         self.most_bytes = _most_bytes() if most_bytes is None else most_bytes
 
     def __iter__(self) -> Iterator[str]:
@@ -252,10 +235,6 @@ class Store:
         with suppress(OSError):
             return [path.name for path in self.folder.iterdir() if _DIGEST.fullmatch(path.name)]
         return []
-
-
-def _user_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flowerpress"
 
 
 def _most_bytes() -> int:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flowerpress.latent_codecs.entropy_models import EntropyBottleneck as EntropyBottleneck
     from flowerpress.latent_codecs.entropy_models import GaussianConditional as GaussianConditional
-    from flowerpress.latent_codecs.hyperprior import FeatureScaleHyperprior as FeatureScaleHyperprior
     from flowerpress.latent_codecs.hyperprior import HyperLatentCodecWithCtx as HyperLatentCodecWithCtx
     from flowerpress.latent_codecs.hyperprior import HyperpriorLatentCodecWithCtx as HyperpriorLatentCodecWithCtx
+    from flowerpress.latent_codecs.scale import FeatureScaleHyperprior as FeatureScaleHyperprior
     from flowerpress.latent_codecs.vit import VitUnionLatentCodec as VitUnionLatentCodec
     from flowerpress.latent_codecs.vit import VitUnionLatentCodecWithCtx as VitUnionLatentCodecWithCtx
     from flowerpress.latent_codecs.vtm import VtmCodec as VtmCodec
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "EntropyBottleneck": "entropy_models",
-    "FeatureScaleHyperprior": "hyperprior",
+    "FeatureScaleHyperprior": "scale",
     "GaussianConditional": "entropy_models",
     "HyperLatentCodecWithCtx": "hyperprior",
     "HyperpriorLatentCodecWithCtx": "hyperprior",

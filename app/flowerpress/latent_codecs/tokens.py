@@ -79,7 +79,7 @@ class TokenCodec(CompressionModel):
         return shared
 
     def _forward(self, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int]) -> dict[str, Any]:
-        self._check(h, ctx, token_res)
+        self.check(h, token_res, ctx)
         coder = Measuring(straight=True)
         y = self._analysed(coder, h, ctx, token_res)
         seen = self._seen(coder, ctx)
@@ -120,7 +120,7 @@ class TokenCodec(CompressionModel):
         self, coder: Encoding, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int]
     ) -> torch.Size:
         """Give the latents of tokens (b, L, h_dim) to a coder; return the shape of z."""
-        self._check(h, ctx, token_res)
+        self.check(h, token_res, ctx)
         y = self._analysed(coder, coder.cast(h), ctx, token_res)
         seen = self._seen(coder, ctx)
         z = self.hyper_lc.analysed(coder, y, seen)
@@ -164,7 +164,8 @@ class TokenCodec(CompressionModel):
         prefix = self.post_reg_tokens.to(patches.dtype).expand(len(patches), -1, -1)
         return {"h_hat": self.post_vit_blocks(torch.cat([prefix, patches], 1)), "h_hat_share": shared}
 
-    def _check(self, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int]) -> None:
+    def check(self, h: torch.Tensor, token_res: tuple[int, int], ctx: torch.Tensor | None = None) -> None:
+        """Raise ConfigError if these are no tokens of a grid, or if they do not fit their context."""
         res = tuple(token_res)
         tokens = self.num_prefix_tokens + prod(res)
         if len(res) != 2 or min(res) < 1 or h.ndim != 3 or not len(h) or tuple(h.shape[1:]) != (tokens, self._h_dim):

@@ -1,0 +1,147 @@
+"""A learned codec as a stage of a pipeline: features to bytes by networks that were trained on such features. ::
+
+    learned(model='vit-union', weights='codec.fpb')             tokens (b, L, C)
+    learned(model='scale-hyperprior', weights='1f0c…')          planes (…, h, w)
+
+All images of an array are in one stream, behind a checksum: what was coded with other weights, or has been changed, is
+an error. Weights are not in the bytes, which name them by their digest; the path of a file becomes the digest of what
+is in it when a bundle is packed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import xxhash
+
+from flowerpress.codecs.base import ArrayToBytes, Spec, check_float, check_some, is_number
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, cast, is_torch, numpy_dtype, to_tensor
+from flowerpress.errors import ChunkError, ConfigError
+from flowerpress.latent_codecs.weights import MODELS, VIT, frame_of, installed
+
+if TYPE_CHECKING:
+    from flowerpress.codecs.plan import Record
+
+_BATCH = 64  # images that the networks see at once
+_CHECKSUM = 8  # bytes
+_DIMS = {VIT: 3}  # axes of an array; of planes, 2 or more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned(ArrayToBytes):
+    """Features by a codec of `flowerpress.latent_codecs`, within no bound but what its training aimed at.
+
+    Parameters
+    ----------
+    model : str
+        ``"vit-union"`` for tokens of shape (b, L, C), ``"scale-hyperprior"`` for planes, which are the last two axes.
+    weights : str
+        The digest of weights that are on this machine, or the path of a file of them; see
+        `flowerpress.latent_codecs.weights`.
+    grid : list of int, optional
+        Rows and columns of the tokens; a square by default.
+    bounds : list of float, optional
+        What becomes 0 and 1 of planes, and is cut off beyond; by default the least and the largest value of the array.
+    """
+
+    model: str = VIT
+    weights: str = ""
+    grid: list[int] | None = None
+    bounds: list[float] | None = None
+    name: ClassVar[str] = "learned"
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ConfigError(f"learned: expected a model among {', '.join(MODELS)}, found {self.model!r}")
+        if not isinstance(self.weights, str) or not self.weights:
+            raise ConfigError(f"learned: expected the digest of weights, or a file of them, found {self.weights!r}")
+        grid, bounds = self.grid, self.bounds
+        if grid is not None and not (_is_pair(grid) and all(type(n) is int and n > 0 for n in grid)):
+            raise ConfigError(f"learned: expected a grid of two whole numbers above 0, found {grid!r}")
+        if bounds is not None and not (_is_pair(bounds) and -1e30 < bounds[0] < bounds[1] < 1e30):
+            raise ConfigError(f"learned: expected two bounds that rise, found {bounds!r}")
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @property
+    def lossless(self) -> bool:
+        return False
+
+    @property
+    def reproducible(self) -> bool:
+        return False  # latents are; what is made of them is float32
+
+    @property
+    def elementwise(self) -> bool:
+        return False
+
+    @property
+    def settled(self) -> bool:
+        return False
+
+    def settle(self, record: "Record") -> "Learned":
+        """Return the codec whose weights are named by their digest; ConfigError if they are not on this machine."""
+        del record
+        return self.by_digest()
+
+    def by_digest(self) -> "Learned":
+        """Return the codec whose weights are named by their digest; ConfigError if they are not on this machine."""
+        digest = installed(self.weights)
+        frame_of(self.model, digest, "cpu")
+        return replace(self, weights=digest)
+
+    def refuses(self, spec: Spec) -> str:
+        wanted = _DIMS.get(self.model, max(2, len(spec.shape)))
+        axes = "" if len(spec.shape) == wanted else f"{self.model} codes arrays of {wanted} axes, or more for planes"
+        return check_float(spec) or check_some(spec) or axes
+
+    def encode(self, x: ArrayLike, spec: Spec) -> Buffer:
+        """Turn features into one stream; ConfigError for NaN and infinities, and if the weights are of other shapes."""
+        from flowerpress.latent_codecs.coding import Encoding
+        from flowerpress.latent_codecs.streams import Together
+
+        features = cast(x if is_torch(x) else to_tensor(x), "float32")
+        frame = frame_of(self.model, installed(self.weights), str(features.device))
+        images, side = frame.images(features, self.grid, self.bounds)
+        stream, checksums = Together(), list[str]()
+        for start in range(0, len(images), _BATCH):
+            coder = Encoding(stream, exact=True)
+            frame.encode(coder, images[start : start + _BATCH], self.grid)
+            checksums += coder.checksums()
+        return _joined(checksums) + side + stream.finish()
+
+    def decode(self, y: Buffer, spec: Spec) -> Host:
+        """Return features; ChunkError for a stream that is damaged, or of weights that are not on this machine."""
+        from flowerpress.latent_codecs.coding import Decoding
+        from flowerpress.latent_codecs.streams import FromTogether
+
+        try:
+            frame = frame_of(self.model, installed(self.weights), "cpu")
+            side, body = frame.sides(y[_CHECKSUM:])
+            stream, parts, checksums = FromTogether(body), list[Host](), list[str]()
+            for items in _batches(frame.count(spec.shape)):
+                coder = Decoding(stream, exact=True)
+                parts.append(frame.decode(coder, items, spec.shape, self.grid))
+                checksums += coder.checksums()
+        except ConfigError as error:
+            raise ChunkError(f"array {spec.key!r}: {error}") from error
+        stream.finish()
+        if _joined(checksums) != bytes(y[:_CHECKSUM]):
+            raise ChunkError(f"array {spec.key!r}: the checksum differs: the stream is damaged, or of other weights")
+        with np.errstate(over="ignore"):
+            found = frame.features(np.concatenate(parts), side).reshape(spec.shape)
+            return found.astype(numpy_dtype(spec.dtype), copy=False)
+
+
+def _batches(items: int) -> list[int]:
+    return [min(_BATCH, items - start) for start in range(0, items, _BATCH)]
+
+
+def _joined(checksums: Sequence[str]) -> bytes:
+    return xxhash.xxh3_64_digest("".join(checksums).encode())
+
+
+def _is_pair(x: object) -> bool:
+    return isinstance(x, list) and len(x) == 2 and all(map(is_number, x))
