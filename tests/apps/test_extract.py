@@ -285,7 +285,7 @@ def test_parts_that_do_not_follow_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"task": "dance"}, "task 'classify' or 'extract', found 'dance'"),
+        ({"task": "dance"}, "a task among classify, extract, train-codec, found 'dance'"),
         ({"encoder": ""}, "expected encoder, an absolute path, found ''"),
         ({"images": "here"}, "expected images, an absolute path"),
         ({"output-dir": ""}, "expected output-dir, an absolute path"),

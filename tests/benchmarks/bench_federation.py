@@ -51,7 +51,10 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "bound 1e-2 (as FedSZ)": {"codec": "quantize(relative=0.01) | entropy", **PLAIN},
     "top-k 1% and feedback (as DGC)": {"codec": TOP_K, "first": "whole"},
 }
-EXTRACTION = ("task", "encoder", "encoder-model", "images", "image-partition", "latents", "reply-bytes", "latent-codec")
+EXTRACTION = (
+    *("task", "encoder", "encoder-model", "images", "image-partition", "latents", "reply-bytes", "latent-codec"),
+    *("codec-model", "distortion-weight"),
+)
 COLUMNS = ("pipeline", "accuracy %", "gap in points (95%)", "MB down", "MB up", "ratio", "coding s")
 OTHERS = tuple(name for name in CONTENDERS if name != STOCK and not name.endswith(DEFINED))
 

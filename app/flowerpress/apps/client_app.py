@@ -1,27 +1,22 @@
-"""The client app: train and evaluate on this node's part of the images, or tell the latents of its own."""
+"""The client app: do a job on this node's part of the images, or tell the latents of its own."""
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from flowerpress.apps.config import Config
-from flowerpress.apps.data import Images, Partitioning, client_images
-from flowerpress.apps.latents import QUERY, answer, seen
+from flowerpress.apps.data import Partitioning, client_images
+from flowerpress.apps.jobs import Job, job_for
+from flowerpress.apps.latents import QUERY, answer
 from flowerpress.apps.ordered import PLACE
 from flowerpress.federation.mod import press_mod
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def initial(context: Context) -> ArrayRecord:
     """Return the model that a run starts from, as the server makes it: it need not be sent."""
-    from flowerpress.apps.models import model_for
-
-    config, images = _settings(context)
-    return ArrayRecord(model_for(config.model, images, config.seed).state_dict())
+    return ArrayRecord(dict(_job(context).initial()))
 
 
 app = ClientApp(mods=[partial(press_mod, initial=initial)])
@@ -29,32 +24,21 @@ app = ClientApp(mods=[partial(press_mod, initial=initial)])
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the global model for some epochs; reply with its state and the number of images."""
-    from flowerpress.apps import classify
-
-    config, images, model = _prepare(message, context)
-    server_round = message.content.config_records["config"]["server-round"]
-    seed = config.seed + 1000 * cast("int", server_round) + int(context.node_config["partition-id"])
-    loss = classify.train(
-        model,
-        images,
-        epochs=config.local_epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=seed,
-    )
-    metrics = MetricRecord({"train-loss": loss, "num-examples": len(images)})
-    return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
+    """Do the run's job for some epochs; reply with the state and the number of images."""
+    job = _job(context)
+    server_round = cast("int", message.content.config_records["config"]["server-round"])
+    seed = job.config.seed + 1000 * server_round + int(context.node_config["partition-id"])
+    state, loss = job.train(_arrays(message).to_torch_state_dict(), server_round, seed)
+    metrics = MetricRecord({"train-loss": loss, "num-examples": len(job.images)})
+    return Message(RecordDict({"arrays": ArrayRecord(dict(state)), "metrics": metrics}), reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the global model on this node's images."""
-    from flowerpress.apps import classify
-
-    _, images, model = _prepare(message, context)
-    loss, accuracy = classify.evaluate(model, images)
-    metrics = MetricRecord({"loss": loss, "accuracy": accuracy, "num-examples": len(images)})
+    job = _job(context)
+    figures = job.evaluate(_arrays(message).to_torch_state_dict())
+    metrics = MetricRecord({**figures, "num-examples": len(job.images)})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -71,24 +55,15 @@ def latents(message: Message, context: Context) -> Message:
     return answer(message, context)
 
 
-def _prepare(message: Message, context: Context) -> tuple[Config, Images, "nn.Module"]:
-    """Return the configuration, this node's images, and the model with the state that the message carries."""
-    from flowerpress.apps.models import model_with
-
-    config, images = _settings(context)
-    return config, images, model_with(config.model, images, _arrays(message).to_torch_state_dict())
-
-
-def _settings(context: Context) -> tuple[Config, Images]:
-    """Return the configuration and this node's images; set the threads of torch."""
+def _job(context: Context) -> Job:
+    """Return this node's job; set the threads of torch."""
     import torch
 
     config = Config.read(context.run_config)
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
     parts = int(context.node_config["num-partitions"])
-    images = client_images(Partitioning.of(config, parts), int(context.node_config["partition-id"]))
-    return config, seen(images, config)
+    return job_for(config, client_images(Partitioning.of(config, parts), int(context.node_config["partition-id"])))
 
 
 def _arrays(message: Message) -> ArrayRecord:

@@ -19,7 +19,8 @@ _LEAST = {
 }
 
 _KINDS = {"str": str, "int": int, "float": float, "bool": bool}
-CLASSIFY, EXTRACT = "classify", "extract"  # tasks
+CLASSIFY, EXTRACT, TRAIN_CODEC = "classify", "extract", "train-codec"
+TASKS = (CLASSIFY, EXTRACT, TRAIN_CODEC)
 SEED, WHOLE = "seed", "whole"  # how clients get the model that a run starts from
 
 
@@ -57,11 +58,14 @@ class Config:
     latents: str
     reply_bytes: int
     latent_codec: str
+    codec_model: str
+    distortion_weight: float
 
     def __post_init__(self) -> None:
-        if self.task not in (CLASSIFY, EXTRACT):
-            raise ConfigError(f"run config: expected task {CLASSIFY!r} or {EXTRACT!r}, found {self.task!r}")
-        needed = ("encoder", "images", "output_dir") if self.task == EXTRACT else ("encoder",) * bool(self.encoder)
+        if self.task not in TASKS:
+            raise ConfigError(f"run config: expected a task among {', '.join(TASKS)}, found {self.task!r}")
+        needed = ["encoder"] * bool(self.encoder or self.task != CLASSIFY)
+        needed += ["images", "output_dir"] * (self.task == EXTRACT)
         for name in needed:
             if not Path(getattr(self, name)).is_absolute():
                 found = getattr(self, name)
@@ -72,14 +76,14 @@ class Config:
             Policy.parse(codec)
         if self.codec_down and not self.codec:
             raise ConfigError("run config: expected a codec beside codec-down; stock Flower (codec='') has neither")
-        if self.resume and self.task == CLASSIFY and not self.checkpoints:
+        if self.resume and self.task != EXTRACT and not self.checkpoints:
             raise ConfigError("run config: expected checkpoints beside resume=true: where the rounds are")
         if self.checkpoints and "://" not in self.checkpoints and not Path(self.checkpoints).is_absolute():
             raise ConfigError(f"run config: expected checkpoints to be an absolute path, found {self.checkpoints!r}")
         for name, low in _LEAST.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"run config: expected {_kebab(name)} of {low} or more, found {getattr(self, name)}")
-        for name in ("dirichlet_alpha", "learning_rate"):
+        for name in ("dirichlet_alpha", "learning_rate", "distortion_weight"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"run config: expected {_kebab(name)} above 0, found {getattr(self, name)}")
         for name in ("fraction_train", "fraction_evaluate"):

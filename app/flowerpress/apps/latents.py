@@ -63,6 +63,12 @@ def seen(images: Images, config: Config) -> Images:
     """
     if not config.encoder:
         return images
+    latents = features_of(images, config)
+    return Images(latents.reshape(len(latents), 1, 1, -1), images.labels, images.classes)
+
+
+def features_of(images: Images, config: Config) -> "Latents":
+    """Return what a run's encoder makes of images, in the shape that it makes."""
     import torch
 
     from flowerpress.extraction.encoder import Encoder
@@ -71,8 +77,7 @@ def seen(images: Images, config: Config) -> Images:
     encoder = Encoder(with_weights(config))
     pixels = torch.from_numpy(images.pixels)
     batches = (batch.expand(-1, 3, -1, -1) for batch in pixels.split(_BATCH))  # type: ignore[no-untyped-call]
-    latents = np.concatenate(list(encoded(encoder.model, batches, using_gpu=encoder.using_gpu)))
-    return Images(latents.reshape(len(latents), 1, 1, -1), images.labels, images.classes)
+    return np.concatenate(list(encoded(encoder.model, batches, using_gpu=encoder.using_gpu)))
 
 
 def place(context: Context, name: str, otherwise: str) -> Path:

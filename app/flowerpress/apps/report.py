@@ -9,6 +9,11 @@ from rich.table import Table
 from flowerpress.apps.results import read_rounds
 from flowerpress.errors import ConfigError
 
+_PLOTTED = {
+    "accuracy": ("accuracy", "accuracy on held-out images (%)", 100.0),
+    "loss": ("loss", "rate and weighted distortion of held-out features", 1.0),
+}
+
 
 def summary_of(folder: Path) -> dict[str, Any]:
     """Return a finished run's summary; ConfigError if there is none."""
@@ -22,8 +27,7 @@ def table(folder: Path) -> Table:
     """Return a table with a row per round and the sums; it fits into 80 columns."""
     summary = summary_of(folder)
     result = Table(title=f"{summary['codec']}, {summary['strategy']}, {summary['seconds']:.0f} s in all")
-    result_name = "images" if "images" in summary else "accuracy"
-    for name in ("round", result_name, "raw MB", "sent MB", "down", "up", "encode s", "decode s"):
+    for name in ("round", _result(summary)[0], "raw MB", "sent MB", "down", "up", "encode s", "decode s"):
         result.add_column(name, justify="right")
     for row in read_rounds(folder):
         result.add_row(str(row["round"]), *_cells(row))
@@ -37,7 +41,8 @@ def line(row: dict[str, Any]) -> str:
     result, raw, sent, down, up, *_ = _cells(row)
     failures = f", {row['failures']} failures" if row["failures"] else ""
     traffic = f", sent {sent} MB for {raw} MB (down {down}, up {up})" if row["down-bytes"] else ""
-    figures = f"latents of {result} images" if "images" in row else f"accuracy {result}, loss {row['loss']:.4f}"
+    name = _result(row)[0]
+    figures = f"latents of {result} images" if name == "images" else f"{name} {result}, loss {row['loss']:.4f}"
     return f"round {row['round']}: {figures}{traffic}{failures}"
 
 
@@ -50,14 +55,15 @@ def plot(folder: Path) -> Path:
     if picture.is_for(folder):
         return picture.draw(folder)
     rounds = read_rounds(folder)
-    accuracy = [100 * row["accuracy"] for row in rounds]
+    figure_name, label, unit = _PLOTTED["accuracy" if "accuracy" in rounds[-1] else "loss"]
+    found = [unit * row[figure_name] for row in rounds]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    left.plot([row["round"] for row in rounds], accuracy, marker="o", color="C0")
-    left.set(xlabel="round", ylabel="accuracy on held-out images (%)")
+    left.plot([row["round"] for row in rounds], found, marker="o", color="C0")
+    left.set(xlabel="round", ylabel=label)
     for label, kind, style in (("as sent", "", "-"), ("uncompressed", "raw-", "--")):
         sent = _running([row[f"down-{kind}bytes"] + row[f"up-{kind}bytes"] for row in rounds])
-        right.plot([n / 1e6 for n in sent], accuracy, style, marker="o", label=label)
+        right.plot([n / 1e6 for n in sent], found, style, marker="o", label=label)
     right.set(xlabel="MB of arrays exchanged")
     right.legend()
     for axes in (left, right):
@@ -68,6 +74,13 @@ def plot(folder: Path) -> Path:
     return path
 
 
+def _result(row: dict[str, Any]) -> tuple[str, str]:
+    """Return the name and the text of what a round, or a run, came to."""
+    if "images" in row:
+        return "images", f"{row['images']:,}/{row['of']:,}"
+    return ("bits/value", f"{row['rate']:.4f}") if "rate" in row else ("accuracy", f"{row['accuracy']:.2%}")
+
+
 def _running(values: list[int]) -> list[int]:
     return [sum(values[: i + 1]) for i in range(len(values))]
 
@@ -75,7 +88,7 @@ def _running(values: list[int]) -> list[int]:
 def _cells(row: dict[str, Any]) -> list[str]:
     down, down_raw, up, up_raw = (row[n] for n in ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes"))
     return [
-        f"{row['images']:,}/{row['of']:,}" if "images" in row else f"{row['accuracy']:.2%}",
+        _result(row)[1],
         f"{(down_raw + up_raw) / 1e6:.2f}",
         f"{(down + up) / 1e6:.2f}",
         f"{down_raw / down:.2f}x" if down else "-",

@@ -21,7 +21,7 @@ from flowerpress.errors import ConfigError
 from flowerpress.federation.metrics import Exchange
 from flowerpress.wire import KEY, press
 
-_FIGURES = ("accuracy", "loss", "images", "of")
+_FIGURES = ("accuracy", "loss", "rate", "distortion", "images", "of")
 _SUMS = ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes", "encode-seconds", "decode-seconds", "failures")
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import random
+from pathlib import Path
 
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
@@ -12,7 +13,7 @@ from flowerpress.apps.config import EXTRACT, SEED, WHOLE, Config
 from flowerpress.apps.counting import CountingGrid
 from flowerpress.apps.data import test_images
 from flowerpress.apps.extract import gather
-from flowerpress.apps.latents import seen
+from flowerpress.apps.jobs import job_for
 from flowerpress.apps.ordered import OrderedGrid
 from flowerpress.apps.results import Results
 from flowerpress.errors import ConfigError, RunError
@@ -26,9 +27,6 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run all rounds, or gather latents; raise RunError if none of them brought a usable reply, or as the grid does."""
-    from flowerpress.apps import classify
-    from flowerpress.apps.models import model_for
-
     config = Config.read(context.run_config)
     if config.task == EXTRACT:
         gather(grid, config)
@@ -36,9 +34,8 @@ def main(grid: Grid, context: Context) -> None:
     random.seed(config.seed)  # Flower samples nodes with it
     grid = OrderedGrid(grid, config.seed) if _order_matters(config) else grid
     press_grid, counting = _pressed(grid, config) if config.codec else None, CountingGrid(grid)
-    images = seen(test_images(config.dataset, config.seed, config.image_size), config)
-    model = model_for(config.model, images, config.seed)
-    initial = ArrayRecord(model.state_dict())
+    job = job_for(config, test_images(config.dataset, config.seed, config.image_size))
+    initial = ArrayRecord(dict(job.initial()))
     strategy = _strategy(config)
     kept = Checkpointed(strategy, config.checkpoints, resume=config.resume) if config.checkpoints else None
     done = kept.done if kept and kept.resumed else -1
@@ -47,10 +44,9 @@ def main(grid: Grid, context: Context) -> None:
     results = Results(config, press_grid.exchanges if press_grid else [], counting.counts, done)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        model.load_state_dict(arrays.to_torch_state_dict())
-        loss, accuracy = classify.evaluate(model, images)
-        results.add_round(server_round, accuracy=accuracy, loss=loss)
-        return MetricRecord({"loss": loss, "accuracy": accuracy})
+        figures = job.evaluate(arrays.to_torch_state_dict())
+        results.add_round(server_round, **figures)
+        return MetricRecord({**figures})
 
     result = (kept or strategy).start(
         grid=press_grid or counting,
@@ -62,7 +58,10 @@ def main(grid: Grid, context: Context) -> None:
         raise RunError(f"none of the {config.num_server_rounds} rounds had a usable reply; see the log")
     dtypes = Dtypes()
     dtypes.restore("arrays", initial)
-    results.finish(dtypes.restore("arrays", result.arrays))
+    final = dtypes.restore("arrays", result.arrays)
+    if config.output_dir:
+        job.finish(final.to_torch_state_dict(), Path(config.output_dir))
+    results.finish(final)
 
 
 def _first_of(grid: PressGrid, initial: ArrayRecord, first: str) -> ArrayRecord:
