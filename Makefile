@@ -4,7 +4,7 @@ BIN  := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e extract clean
+.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e extract train-codec clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -71,6 +71,9 @@ compare-pydvl: setup $(PYDVL)/.installed  ## lazy sequences beside pyDVL's: equa
 
 extract: setup  ## ten SuperNodes extract latents of digits; one is killed; a linear probe and a picture
 	$(BENCH) tests/benchmarks/extract_digits.py
+
+train-codec: setup  ## ten clients train a codec of features; bits and accuracy beside other pipelines, with a plot
+	$(BENCH) tests/benchmarks/train_codec.py
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) $(PYDVL) $(S3) runs dist build .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 ::
 
-    server ──► encoder, once; how many latents of each client it has ──► client (see latents.py)
+    server ──► encoder, and weights of a learned codec, once; how many latents of each client it has ──► client
     server ◄── the next ones, a few megabytes, and how many there are ◄──
        └─────► parts on disk (gathered.py) ─► one Zarr group, when all clients are done
 
@@ -22,12 +22,15 @@ from flwr.serverapp import Grid
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.gathered import Gathered, Kind
-from flowerpress.apps.latents import ANSWER, ASKED, LATENTS, QUERY, with_weights
+from flowerpress.apps.latents import ANSWER, ASKED, LATENTS, QUERY, WEIGHTS, with_weights
 from flowerpress.apps.results import Results
 from flowerpress.chunks.content import digest_of
+from flowerpress.codecs.policy import Policy
 from flowerpress.errors import ChunkError, RunError
 from flowerpress.federation.grid import PressGrid
 from flowerpress.federation.protocol import records_of
+from flowerpress.latent_codecs.learned import by_digest
+from flowerpress.latent_codecs.weights import weights_of
 from flowerpress.wire import values_of
 
 _MOST_CLIENTS = 1_000_000
@@ -46,10 +49,12 @@ def gather(grid: Grid, config: Config) -> Path:
         If clients stay away, or say nothing that can be used; what arrived is kept for a run that goes on.
     """
     folder, weights = Path(config.output_dir), ArrayRecord(with_weights(config).state_dict())
-    press = PressGrid(grid, config.latent_codec, down="lossless", error_feedback=False)
+    codec, digests = by_digest(Policy.parse(config.latent_codec))
+    press = PressGrid(grid, codec, down="lossless", error_feedback=False)
     gathered = Gathered(folder, digest_of(values_of(weights))[:16])
     results = Results(config, press.exchanges, Counter(), sys.maxsize)
-    questions = _Questions(press, weights, gathered, config.reply_bytes)
+    codecs = {WEIGHTS + digest: ArrayRecord(weights_of(digest)) for digest in digests}
+    questions = _Questions(press, {"arrays": weights, **codecs}, gathered, config.reply_bytes)
     number, have, progress = max(0, results.last), -1, time.monotonic()
     while True:
         number += 1
@@ -78,8 +83,8 @@ class _Questions:
         How many there are, as most of them said last; 0 until somebody has.
     """
 
-    def __init__(self, press: PressGrid, weights: ArrayRecord, gathered: Gathered, most: int) -> None:
-        self._press, self._weights, self._gathered, self._most = press, weights, gathered, most
+    def __init__(self, press: PressGrid, records: dict[str, ArrayRecord], gathered: Gathered, most: int) -> None:
+        self._press, self._records, self._gathered, self._most = press, records, gathered, most
         self._client_of: dict[int, int] = {}  # by node
         self.clients = 0
 
@@ -89,7 +94,7 @@ class _Questions:
         asked = ConfigRecord(
             {"server-round": number, "clients": list(have), "rows": list(have.values()), "most-bytes": self._most}
         )
-        content = RecordDict({"arrays": self._weights, ASKED: asked})
+        content = RecordDict({**self._records, ASKED: asked})
         nodes = [node for node in self._press.get_node_ids() if not self._is_done(node)]
         answers = []
         for reply in self._press.send_and_receive([Message(content, node, QUERY) for node in nodes]):
@@ -107,7 +112,7 @@ class _Questions:
     def _keep(self, answers: "list[_Answer]") -> None:
         """Keep the latents of the kind that most have, or that those have which are there already."""
         kinds = Counter(_kind_of(answer.latents) for answer in answers if answer.latents.shape[0])
-        usual = self._gathered.kind() or (kinds.most_common(1)[0][0] if kinds else None)
+        usual = self._gathered.kind or (kinds.most_common(1)[0][0] if kinds else None)
         for answer in answers:
             try:
                 answer.keep(self._gathered, usual)

@@ -54,16 +54,21 @@ class Gathered:
     ----------
     totals : dict of int to int
         Images of each client that has answered.
+    kind : pair or None
+        Dtype and shape of one latent, of which all are; None while there is none.
     """
 
     def __init__(self, folder: Path, encoder: str) -> None:
         self._folder, self._parts = folder, folder / "parts" / encoder
         self._rows: dict[int, list[tuple[int, int, Path]]] = {}  # start, rows and file of each part, by client
         self.totals: dict[int, int] = {}
+        self.kind: Kind | None = None
         for path in sorted(self._parts.glob("*.fpb")):
             if match := _PART.fullmatch(path.name):
                 client, start, rows, total = map(int, match.groups())
                 self._note(client, start, rows, total, path)
+                spec = Bundle.open(path).spec(_KEY)
+                self.kind = spec.dtype, spec.shape[1:]
 
     @property
     def images(self) -> int:
@@ -93,18 +98,13 @@ class Gathered:
             self.totals[client] = total
             return
         found = latents.dtype.name, latents.shape[1:]
-        if (kind := self.kind() or found) != found:
+        if (kind := self.kind or found) != found:
             raise ChunkError(f"client {client}: expected latents of {_text(kind)}, as others, found {_text(found)}")
         self._parts.mkdir(parents=True, exist_ok=True)
         path = self._parts / f"{client}-{start:012}-{len(latents)}-{total}.fpb"
         save(path, pack({_KEY: latents}))
         self._note(client, start, len(latents), total, path)
-
-    def kind(self) -> Kind | None:
-        """Return the dtype and the shape of one latent; None while there is none."""
-        part = next((path for parts in self._rows.values() for _, _, path in parts), None)
-        spec = Bundle.open(part).spec(_KEY) if part else None
-        return (spec.dtype, spec.shape[1:]) if spec else None
+        self.kind = found
 
     def nested(self) -> "NestedLazyChunkSequence[NDArray[Any]]":
         """Return the parts as they came: clients, and the batches of each; they are read when somebody asks."""

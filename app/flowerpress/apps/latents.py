@@ -17,7 +17,7 @@ from flowerpress.apps.data import Images
 from flowerpress.arrays.files import arrays_of_file
 from flowerpress.chunks.content import digest_of
 from flowerpress.codecs.dtypes import to_host, to_tensor
-from flowerpress.errors import ConfigError
+from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.wire import values_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 QUERY = "query.extract"
 _BATCH = 512  # images
 ASKED, ANSWER, LATENTS = "asked", "extracted", "latents"  # records
+WEIGHTS = "weights-"  # and a digest: the record of what a learned codec needs
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -39,6 +40,7 @@ def answer(message: Message, context: Context) -> Message:
     """
     from flowerpress.extraction.probe import images
 
+    _keep_weights(message)
     config, asked = Config.read(context.run_config), dict[str, Any](message.content.config_records[ASKED])
     client = int(context.node_config["partition-id"])
     start = dict(zip(asked["clients"], asked["rows"], strict=True)).get(client, 0)
@@ -54,6 +56,16 @@ def answer(message: Message, context: Context) -> Message:
     clients = int(context.node_config["num-partitions"])
     said = ConfigRecord({"client": client, "clients": clients, "start": start, "total": total})
     return Message(RecordDict({LATENTS: ArrayRecord({LATENTS: Array(latents)}), ANSWER: said}), reply_to=message)
+
+
+def _keep_weights(message: Message) -> None:
+    """Keep the weights of learned codecs that come with a question: the answer is coded with them."""
+    for name, record in message.content.array_records.items():
+        if name.startswith(WEIGHTS):
+            from flowerpress.latent_codecs.weights import install
+
+            if (digest := install(values_of(record))) != name.removeprefix(WEIGHTS):
+                raise ChunkError(f"expected the weights {name.removeprefix(WEIGHTS)}, found {digest}")
 
 
 def seen(images: Images, config: Config) -> Images:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import xxhash
 
-from flowerpress.codecs.base import ArrayToBytes, Spec, check_float, check_some, is_number
+from flowerpress.codecs.base import ArrayToBytes, Pipeline, Spec, check_float, check_some, is_number
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, cast, is_torch, numpy_dtype, to_tensor
+from flowerpress.codecs.policy import Policy, Rule
 from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.latent_codecs.weights import MODELS, VIT, frame_of, installed
 
@@ -102,7 +103,7 @@ class Learned(ArrayToBytes):
         from flowerpress.latent_codecs.coding import Encoding
         from flowerpress.latent_codecs.streams import Together
 
-        features = cast(x if is_torch(x) else to_tensor(x), "float32")
+        features = cast(x if is_torch(x) else to_tensor(np.require(x, requirements="W")), "float32")
         frame = frame_of(self.model, installed(self.weights), str(features.device))
         images, side = frame.images(features, self.grid, self.bounds)
         stream, checksums = Together(), list[str]()
@@ -133,6 +134,19 @@ class Learned(ArrayToBytes):
         with np.errstate(over="ignore"):
             found = frame.features(np.concatenate(parts), side).reshape(spec.shape)
             return found.astype(numpy_dtype(spec.dtype), copy=False)
+
+
+def by_digest(policy: Policy) -> tuple[Policy, list[str]]:
+    """Return a policy that names all weights by their digests, so that it can travel, and these.
+
+    Raises ConfigError if any weights are not on this machine.
+    """
+    rules, digests = list[Rule](), list[str]()
+    for rule in policy.rules:
+        stages = tuple(stage.by_digest() if isinstance(stage, Learned) else stage for stage in rule.pipeline.stages)
+        rules.append(replace(rule, pipeline=Pipeline(stages)))
+        digests += [stage.weights for stage in stages if isinstance(stage, Learned)]
+    return Policy(tuple(rules)), digests
 
 
 def _batches(items: int) -> list[int]:

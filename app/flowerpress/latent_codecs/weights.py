@@ -58,7 +58,7 @@ def installed(name: str) -> str:
     if is_digest(name) or not path.is_file():
         return name
     found = path.stat()
-    return _of_file(path.absolute(), found.st_mtime_ns, found.st_size)
+    return _of_file(path.absolute(), found.st_mtime_ns, found.st_size, cache_folder())
 
 
 def weights_of(digest: str) -> dict[str, "torch.Tensor"]:
@@ -91,8 +91,8 @@ def _frame(kind: str, digest: str, device: str, folder: Path) -> "Frame":
 
 
 @lru_cache(maxsize=64)
-def _of_file(path: Path, changed: int, size: int) -> str:
-    del changed, size  # of the file whose digest is known
+def _of_file(path: Path, changed: int, size: int, folder: Path) -> str:
+    del changed, size, folder  # of the file whose digest is known, and where its weights are kept
     from flowerpress.arrays.files import arrays_of_file
 
     return install(arrays_of_file(path))
