@@ -19,6 +19,7 @@ OWNERS = {
     "zarr": {"arrays"},
     "h5py": {"extraction"},
     "obstore": {"extraction"},
+    "numba": {"latent_codecs"},
     "zfpy": {"codecs"},
     "zstandard": {"codecs", "chunks"},
     "constriction": {"codecs"},

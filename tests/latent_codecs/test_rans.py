@@ -5,8 +5,16 @@ import pytest
 from tests.latent_codecs import reference
 
 from flowerpress.errors import ChunkError, ConfigError
+from flowerpress.latent_codecs import rans_fast
 from flowerpress.latent_codecs.cdf import gaussian_tables, quantized_cdf, scale_table
 from flowerpress.latent_codecs.rans import Decoder, Encoder, Tables
+
+
+@pytest.fixture(params=["plain", "compiled"], autouse=True)
+def _loops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run everything with both."""
+    assert rans_fast.AVAILABLE
+    monkeypatch.setattr(rans_fast, "MANY", 0 if request.param == "compiled" else 1 << 60)
 
 
 def some_tables(rng: np.random.Generator, n: int = 9) -> Tables:

@@ -19,11 +19,15 @@ from numpy.typing import NDArray
 
 from flowerpress.codecs.dtypes import Buffer
 from flowerpress.errors import ChunkError, ConfigError
+from flowerpress.latent_codecs import rans_fast
 
 PRECISION = 16
 _ONE = 1 << PRECISION
 _LOW = 1 << 31  # the state never falls below
 _NIBBLES = 9  # the most that an escaped 32-bit value needs
+_ENDED = "a stream of symbols ends too early"
+_TOO_LONG = f"expected escaped symbols of {_NIBBLES} nibbles at most, found a longer one"
+_NONE = np.empty(0, np.int64)
 
 Ints = NDArray[np.int64]
 
@@ -99,20 +103,36 @@ class Encoder:
 
     def finish(self) -> bytes:
         """Return the stream: 8 bytes at least, and 4 more for each word."""
-        x, words = _LOW, list[int]()
-        for starts, counts in reversed(self._puts):
-            for start, count in zip(starts[::-1].tolist(), counts[::-1].tolist(), strict=True):
-                if count:
-                    if x >= count << 47:
-                        words.append(x & 0xFFFFFFFF)
-                        x >>= 32
-                    x = (x // count << PRECISION) + x % count + start
-                else:
-                    if x >= 1 << 59:
-                        words.append(x & 0xFFFFFFFF)
-                        x >>= 32
-                    x = x << 4 | start
-        return np.array([x & 0xFFFFFFFF, x >> 32, *reversed(words)], "<u4").tobytes()
+        starts, counts = (np.concatenate([put[part] for put in self._puts] or [_NONE]) for part in (0, 1))
+        words, x = _fast_words(starts, counts) if _is_fast(len(starts)) else _words(starts, counts)
+        return x.to_bytes(8, "little") + words[::-1].astype("<u4").tobytes()
+
+
+def _words(starts: Ints, counts: Ints) -> tuple[rans_fast.Words, int]:
+    """Return the words that the state spills, in this order, and the last state."""
+    x, words = _LOW, list[int]()
+    for start, count in zip(starts[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        if count:
+            if x >= count << 47:
+                words.append(x & 0xFFFFFFFF)
+                x >>= 32
+            x = (x // count << PRECISION) + x % count + start
+        else:
+            if x >= 1 << 59:
+                words.append(x & 0xFFFFFFFF)
+                x >>= 32
+            x = x << 4 | start
+    return np.array(words, np.uint64), x
+
+
+def _fast_words(starts: Ints, counts: Ints) -> tuple[rans_fast.Words, int]:
+    words = np.empty(len(starts), np.uint64)
+    used, x = rans_fast.encode(starts.astype(np.uint64), counts.astype(np.uint64), words)
+    return words[:used], int(x)
+
+
+def _is_fast(symbols: int) -> bool:
+    return rans_fast.AVAILABLE and symbols >= rans_fast.MANY
 
 
 class Decoder:
@@ -121,50 +141,64 @@ class Decoder:
     def __init__(self, stream: Buffer) -> None:
         if len(stream) < 8 or len(stream) % 4:
             raise ChunkError(f"expected a stream of 8 bytes or more, in words of 4, found {len(stream)}")
-        low, high, *self._words = np.frombuffer(stream, "<u4").tolist()
-        self._words.reverse()
-        self._x = high << 32 | low
+        self._words = np.frombuffer(stream, "<u4", offset=8)
+        self._at, self._x = 0, int.from_bytes(stream[:8], "little")
 
     def get(self, indexes: Ints, tables: Tables) -> Ints:
         """Return the next symbols, one for each row of ``tables``; ChunkError if the stream ends before."""
-        found, x, words = list[int](), self._x, self._words
-        rows = tables.lists
+        found = self._fast(indexes, tables) if _is_fast(len(indexes)) else self._plain(indexes, tables)
+        return found + tables.offsets[indexes]
+
+    def finish(self) -> None:
+        """Raise ChunkError if anything is left: the stream was damaged, or these are not its tables."""
+        if self._at != len(self._words) or self._x != _LOW:
+            raise ChunkError("a stream of symbols does not end where it should: damaged, or of other tables")
+
+    def _plain(self, indexes: Ints, tables: Tables) -> Ints:
+        found, x, rows = list[int](), self._x, tables.lists
         try:
             for index in indexes.tolist():
                 row, low = rows[index], x & _ONE - 1
                 bin_ = bisect_right(row, low) - 1
                 start = row[bin_]
-                x = (row[bin_ + 1] - start) * (x >> PRECISION) + low - start
-                if x < _LOW:
-                    x = x << 32 | words.pop()
+                x = self._refilled((row[bin_ + 1] - start) * (x >> PRECISION) + low - start)
                 if bin_ == len(row) - 2:
                     bin_, x = self._escaped(bin_, x)
                 found.append(bin_)
         except IndexError:
-            raise ChunkError("a stream of symbols ends too early") from None
+            raise ChunkError(_ENDED) from None
         self._x = x
-        return np.array(found, np.int64) + tables.offsets[indexes]
+        return np.array(found, np.int64)
 
-    def finish(self) -> None:
-        """Raise ChunkError if anything is left: the stream was damaged, or these are not its tables."""
-        if self._words or self._x != _LOW:
-            raise ChunkError("a stream of symbols does not end where it should: damaged, or of other tables")
+    def _fast(self, indexes: Ints, tables: Tables) -> Ints:
+        found = np.empty(len(indexes), np.int64)
+        words, x = self._words[self._at :].astype(np.uint64), np.uint64(self._x)
+        used, x = rans_fast.decode(words, 0, x, indexes, tables.cdf, tables.lengths, _NIBBLES, found)
+        if used < 0:
+            raise ChunkError(_ENDED if used == rans_fast.ENDED else _TOO_LONG)
+        self._at, self._x = self._at + used, int(x)
+        return found
+
+    @cached_property
+    def _listed(self) -> list[int]:
+        return self._words.tolist()  # type: ignore[no-any-return]
+
+    def _refilled(self, x: int) -> int:
+        if x >= _LOW:
+            return x
+        self._at += 1
+        return x << 32 | self._listed[self._at - 1]
 
     def _escaped(self, top: int, x: int) -> tuple[int, int]:
         """Return the bin, negative or beyond the table, that follows in nibbles, and the state behind it."""
-        count, x = self._nibble(x)
+        count, x = x & 15, self._refilled(x >> 4)
         if count > _NIBBLES:
-            raise ChunkError(f"expected an escaped symbol of {_NIBBLES} nibbles at most, found {count}")
+            raise ChunkError(_TOO_LONG)
         raw = 0
         for i in range(count):
-            nibble, x = self._nibble(x)
-            raw |= nibble << 4 * i
+            raw |= (x & 15) << 4 * i
+            x = self._refilled(x >> 4)
         return (-(raw + 1 >> 1) if raw & 1 else top + (raw >> 1)), x
-
-    def _nibble(self, x: int) -> tuple[int, int]:
-        nibble = x & 15
-        x >>= 4
-        return nibble, x if x >= _LOW else x << 32 | self._words.pop()
 
 
 def _with_escapes(starts: Ints, counts: Ints, value: Ints, top: Ints, outside: NDArray[np.bool_]) -> tuple[Ints, Ints]:
