@@ -241,7 +241,7 @@ def test_tokens_of_another_kind_are_refused() -> None:
     fresh = VitUnionLatentCodec(DIM, 12, 8, 4)
     with pytest.raises(ConfigError, match=r"update\(\)"):
         fresh.compress(h, (6, 6))
-    for bad in (context(1, (6, 6)), context(2, (3, 3)), context(2, (6, 6))[:, 1:]):
+    for bad in (context(1, (6, 6)), context(2, (3, 3)), context(2, (6, 6))[:, 1:], None):
         with pytest.raises(ConfigError, match="context"):
             vit_with_ctx().compress(h, bad, (6, 6))
 
@@ -267,6 +267,7 @@ def test_hostile_streams_and_side_information_are_errors() -> None:
             model.decompress(bad, pstate)
     for change in (
         {"token_res": (10**6, 10**6)},
+        {"token_res": (512, 512)},
         {"token_res": (6, 7)},
         {"token_res": (-6, -6)},
         {"token_res": (6.0, 6.0)},

@@ -102,14 +102,14 @@ def batch_of(strings: object, lists: int) -> int:
     return lengths.pop()
 
 
-def size_of(shape: object, name: str, most: int) -> tuple[int, int]:
-    """Return a height and a width that came with streams; ChunkError if they are none, or of more than ``most``."""
+def size_of(shape: object, name: str, most: int, items: int = 1) -> tuple[int, int]:
+    """Return a height and a width that came with streams; ChunkError if all items have more than ``most`` positions."""
     sides = _listed(shape) or ()
     if len(sides) != 2 or not all(type(n) is int and n > 0 for n in sides):
         raise ChunkError(f"expected {name} of two numbers above 0, found {shape!r}")
     height, width = sides
-    if height * width > most:
-        raise ChunkError(f"expected {name} of {most} positions at most, found {height} x {width}")
+    if items * height * width > most:
+        raise ChunkError(f"expected {name} of {most} positions at most in all, found {items} of {height} x {width}")
     return height, width
 
 

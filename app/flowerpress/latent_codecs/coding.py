@@ -86,6 +86,8 @@ class Measuring(Coder):
 class _Coding(Coder):
     """What encoding and decoding share: the arithmetic, and the checksums of what both must have."""
 
+    _error: type[ValueError] = ConfigError  # for what networks make of latents, if that is no number
+
     def __init__(self, *, exact: bool) -> None:
         self._exact, self._digests = exact, list[xxhash.xxh3_64]()
 
@@ -105,7 +107,7 @@ class _Coding(Coder):
 
     def _rows(self, model: GaussianConditional, scales: torch.Tensor, means: torch.Tensor) -> Ints:
         if not (bool(scales.isfinite().all()) and bool(means.isfinite().all())):
-            raise ConfigError("expected finite scales and means, found NaN or infinity: the weights are damaged")
+            raise self._error("expected finite scales and means, found NaN or infinity")
         return numbers(model.build_indexes(scales))
 
     def _agreed(self, symbols: Ints, centre: torch.Tensor, like: torch.Tensor | torch.Size) -> torch.Tensor:
@@ -142,6 +144,8 @@ class Encoding(_Coding):
 
 class Decoding(_Coding):
     """Takes the symbols of latents from a reader."""
+
+    _error = ChunkError
 
     def __init__(self, reader: Reader, *, exact: bool) -> None:
         super().__init__(exact=exact)

@@ -13,7 +13,9 @@ from torch.nn import functional
 from flowerpress.codecs.dtypes import Buffer
 from flowerpress.errors import ChunkError, ConfigError
 from flowerpress.latent_codecs.coding import Decoding, Encoding
+from flowerpress.latent_codecs.hyperprior import MOST_POSITIONS
 from flowerpress.latent_codecs.scale import FeatureScaleHyperprior, margins, middle
+from flowerpress.latent_codecs.tokens import MOST_TOKENS
 from flowerpress.latent_codecs.vit import VitUnionLatentCodec
 
 Grid = Sequence[int] | None
@@ -35,6 +37,10 @@ class Frame(ABC):
     @abstractmethod
     def count(self, shape: Sequence[int]) -> int:
         """Return how many images are in an array."""
+
+    @abstractmethod
+    def most(self, shape: Sequence[int]) -> int:
+        """Return how many images of an array of this shape may go through the codec at once."""
 
     @abstractmethod
     def sides(self, data: Buffer) -> tuple[tuple[float, ...], Buffer]:
@@ -65,6 +71,9 @@ class Tokens(Frame):
 
     def count(self, shape: Sequence[int]) -> int:
         return shape[0]
+
+    def most(self, shape: Sequence[int]) -> int:
+        return MOST_TOKENS // max(1, shape[1])
 
     def sides(self, data: Buffer) -> tuple[tuple[float, ...], Buffer]:
         return (), data
@@ -103,6 +112,9 @@ class Planes(Frame):
 
     def count(self, shape: Sequence[int]) -> int:
         return prod(shape[:-2])
+
+    def most(self, shape: Sequence[int]) -> int:
+        return MOST_POSITIONS // (-(-shape[-2] // 64) * -(-shape[-1] // 64))
 
     def sides(self, data: Buffer) -> tuple[tuple[float, ...], Buffer]:
         if len(data) < _BOUNDS.size:

@@ -22,7 +22,7 @@ from flowerpress.latent_codecs.layers import conv, deconv
 from flowerpress.latent_codecs.streams import Apart, FromApart
 
 Strings: TypeAlias = Sequence[Sequence[Buffer]]
-MOST_POSITIONS = 1 << 14  # of hyper latents, in one image
+MOST_POSITIONS = 1 << 14  # of hyper latents, in all images of a call
 
 
 class HyperLatentCodecWithCtx(CompressionModel):
@@ -100,7 +100,8 @@ class HyperLatentCodecWithCtx(CompressionModel):
     ) -> dict[str, Any]:
         """Return ``{"params"}``; ChunkError for streams that are damaged, or no batch of them."""
         del kwargs
-        items, size = batch_of(strings, 1), size_of(shape, "the size of z", MOST_POSITIONS)
+        items = batch_of(strings, 1)
+        size = size_of(shape, "the size of z", MOST_POSITIONS, items)
         coder = Decoding(FromApart(strings), exact=self.exact)
         return {"params": self.walk(coder, None, self.shape(items, size), ctx)}
 

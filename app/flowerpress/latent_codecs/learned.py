@@ -107,9 +107,9 @@ class Learned(ArrayToBytes):
         frame = frame_of(self.model, installed(self.weights), str(features.device))
         images, side = frame.images(features, self.grid, self.bounds)
         stream, checksums = Together(), list[str]()
-        for start in range(0, len(images), _BATCH):
+        for batch in images.split(_batch(frame.most(spec.shape))):  # type: ignore[no-untyped-call]
             coder = Encoding(stream, exact=True)
-            frame.encode(coder, images[start : start + _BATCH], self.grid)
+            frame.encode(coder, batch, self.grid)
             checksums += coder.checksums()
         return _joined(checksums) + side + stream.finish()
 
@@ -122,7 +122,7 @@ class Learned(ArrayToBytes):
             frame = frame_of(self.model, installed(self.weights), "cpu")
             side, body = frame.sides(y[_CHECKSUM:])
             stream, parts, checksums = FromTogether(body), list[Host](), list[str]()
-            for items in _batches(frame.count(spec.shape)):
+            for items in _batches(frame.count(spec.shape), _batch(frame.most(spec.shape))):
                 coder = Decoding(stream, exact=True)
                 parts.append(frame.decode(coder, items, spec.shape, self.grid))
                 checksums += coder.checksums()
@@ -149,8 +149,12 @@ def by_digest(policy: Policy) -> tuple[Policy, list[str]]:
     return Policy(tuple(rules)), digests
 
 
-def _batches(items: int) -> list[int]:
-    return [min(_BATCH, items - start) for start in range(0, items, _BATCH)]
+def _batch(most: int) -> int:
+    return max(1, min(_BATCH, most))
+
+
+def _batches(items: int, batch: int) -> list[int]:
+    return [min(batch, items - start) for start in range(0, items, batch)]
 
 
 def _joined(checksums: Sequence[str]) -> bytes:

@@ -129,7 +129,8 @@ class FeatureScaleHyperprior(CompressionModel):
         ChunkError
             For streams that are damaged, no two lists of them, or of another size.
         """
-        items, size = batch_of(strings, 2), size_of(shape, "the size of z", MOST_POSITIONS)
+        items = batch_of(strings, 2)
+        size = size_of(shape, "the size of z", MOST_POSITIONS, items)
         coder = Decoding(FromApart([strings[1], strings[0]]), exact=self.exact)
         y_hat = self.decode(coder, items, size)
         state = dict(pstate or {})
@@ -170,6 +171,8 @@ class FeatureScaleHyperprior(CompressionModel):
         fits = x.ndim == 4 and x.shape[1] == 1 and len(x) and all(n and n % 64 == 0 for n in x.shape[2:])
         if not fits:
             raise ConfigError(f"expected planes (b, 1, h, w) of sides that 64 divides, or pad, found {list(x.shape)}")
+        if x.numel() > MOST_POSITIONS << 12:
+            raise ConfigError(f"expected up to {MOST_POSITIONS << 12} values in a call, found {x.numel()}: use several")
 
 
 def margins(size: Sequence[int]) -> tuple[int, int, int, int]:

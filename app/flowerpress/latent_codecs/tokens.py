@@ -27,7 +27,7 @@ from flowerpress.latent_codecs.hyperprior import HyperLatentCodecWithCtx
 from flowerpress.latent_codecs.layers import conv, deconv
 from flowerpress.latent_codecs.streams import Apart, FromApart
 
-_MOST_TOKENS = 1 << 16  # of one image
+MOST_TOKENS = 1 << 18  # in all images of a call
 _PREFIX = "dino_codec."  # of a codec in the checkpoint of a whole model
 _NAMES = {
     "latent_codec.hyper.": "hyper_lc.",
@@ -39,7 +39,9 @@ _NAMES = {
 
 
 class TokenCodec(CompressionModel):
-    """What both codecs share; without a context, and what looks at one, this is the simpler one."""
+    """A codec of tokens; one with a context adds what looks at that."""
+
+    _ctx_dim = 0
 
     def __init__(
         self, h_dim: int, y_dim: int, z_dim: int, groups: int | Sequence[int], prefix: int, *, exact: bool
@@ -54,8 +56,6 @@ class TokenCodec(CompressionModel):
         self.f_s = nn.Sequential(deconv(y_dim, y_dim), nn.ReLU(), deconv(y_dim, h_dim, 3, 1))
         self.y_lc = ChannelGroups(groups_of(y_dim, groups), 2 * z_dim, z_dim)
         self.hyper_lc = HyperLatentCodecWithCtx(EntropyBottleneck(z_dim), *self._hyper_nets(y_dim, z_dim), "ste")
-
-    _ctx_dim = 0
 
     def _add_context_nets(self) -> None:
         """Make what looks at a context beside the tokens."""
@@ -106,7 +106,8 @@ class TokenCodec(CompressionModel):
     @torch.no_grad()
     def _decompress(self, strings: object, pstate: object, ctx: torch.Tensor | None) -> dict[str, Any]:
         lists = _lists(strings)
-        items, token_res = batch_of(lists, 1 + self.y_lc.lists), self._resolution(pstate)
+        items = batch_of(lists, 1 + self.y_lc.lists)
+        token_res = self._resolution(pstate, items)
         coder = Decoding(FromApart(lists), exact=self.exact)
         y_hat = self.decode(coder, items, ctx, token_res)
         checksums = pstate.get("checksums")  # type: ignore[attr-defined]
@@ -130,8 +131,7 @@ class TokenCodec(CompressionModel):
     @torch.no_grad()
     def decode(self, coder: Decoding, items: int, ctx: torch.Tensor | None, token_res: tuple[int, int]) -> torch.Tensor:
         """Take the latents of so many items from a coder."""
-        if ctx is not None:
-            self._check_context(ctx, items, token_res)
+        self._check_context(ctx, items, token_res)
         size = half(token_res)
         z_shape = self.hyper_lc.shape(items, half(half(size)))
         return self._walk(coder, None, None, z_shape, self._seen(coder, ctx), size)
@@ -171,19 +171,20 @@ class TokenCodec(CompressionModel):
         if len(res) != 2 or min(res) < 1 or h.ndim != 3 or not len(h) or tuple(h.shape[1:]) != (tokens, self._h_dim):
             wanted = f"(b, {self.num_prefix_tokens} + {' * '.join(map(str, res))}, {self._h_dim})"
             raise ConfigError(f"expected tokens {wanted}, found {list(h.shape)}")
-        if ctx is not None:
-            self._check_context(ctx, len(h), token_res)
+        if len(h) * prod(res) > MOST_TOKENS:
+            raise ConfigError(f"expected up to {MOST_TOKENS} tokens in a call, found {len(h) * prod(res)}: use several")
+        self._check_context(ctx, len(h), token_res)
 
-    def _check_context(self, ctx: torch.Tensor, items: int, token_res: tuple[int, int]) -> None:
-        wanted = (items, self._ctx_dim, *token_res)
-        if tuple(ctx.shape) != wanted:
-            raise ConfigError(f"expected a context of shape {wanted}, found {tuple(ctx.shape)}")
+    def _check_context(self, ctx: torch.Tensor | None, items: int, token_res: tuple[int, int]) -> None:
+        wanted, found = (items, self._ctx_dim, *token_res), None if ctx is None else tuple(ctx.shape)
+        if self._ctx_dim and found != wanted:
+            raise ConfigError(f"expected a context of shape {wanted}, found {found}")
 
-    def _resolution(self, pstate: object) -> tuple[int, int]:
+    def _resolution(self, pstate: object, items: int) -> tuple[int, int]:
         """Return the grid of tokens; ChunkError if the side information contradicts itself, or is of another coder."""
         if not isinstance(pstate, Mapping):
             raise ChunkError(f"expected side information as a mapping, found {type(pstate).__name__}")
-        found = size_of(pstate.get("token_res"), "token_res", _MOST_TOKENS)
+        found = size_of(pstate.get("token_res"), "token_res", MOST_TOKENS, items)
         size = half(found)
         known = {"y_shape": self.y_lc.shape(size), "z_shape": half(half(size)), "y_pad": size, "exact": self.exact}
         for name, value in known.items():
@@ -236,6 +237,7 @@ def _name(key: str) -> str:
 
 
 def half(size: tuple[int, int]) -> tuple[int, int]:
+    """Return half of both sides, rounded up."""
     return -(-int(size[0]) // 2), -(-int(size[1]) // 2)
 
 

@@ -126,8 +126,20 @@ def measure(
     return sum(rates) / len(features), sum(distortions) / len(features)
 
 
+@torch.no_grad()
+def _narrowed(model: CompressionModel) -> None:
+    """Round weights to bfloat16: half of the bytes to send, for less than their noise in training."""
+    for name, p in model.named_parameters():
+        if not name.endswith(_QUANTILE):
+            p.copy_(p.bfloat16())
+
+
 def finish(model: CompressionModel) -> None:
-    """Lead the quantiles to their places and make the tables: the codec is ready to code, in evaluation mode."""
+    """Round the weights to bfloat16, lead the quantiles to their places, and make the tables.
+
+    The codec is ready to code then, and in evaluation mode; its weights take half of the bytes.
+    """
+    _narrowed(model)
     quantiles = [p for name, p in model.named_parameters() if name.endswith(_QUANTILE)]
     auxiliary = torch.optim.Adam(quantiles, _AUXILIARY)
     values = sum(p.numel() for p in quantiles)
