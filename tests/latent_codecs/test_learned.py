@@ -158,6 +158,8 @@ def test_streams_of_other_weights_are_errors(of_tokens: str) -> None:
         "learned(weights='a', grid=[1.5, 4])",
         "learned(weights='a', bounds=[1, 1])",
         "learned(weights='a', bounds=[0])",
+        "learned(weights='a', qp=-1)",
+        "learned(weights='a', qp=1.0)",
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(text: str) -> None:
@@ -183,6 +185,19 @@ def test_damaged_streams_are_errors(kind: str, of_tokens: str, of_planes: str) -
         assert kind == "planes"  # in its bounds, which no checksum covers
         assert found.shape == x.shape
         assert np.isfinite(found).all()
+
+
+def test_a_codec_of_variable_rate_needs_its_rate() -> None:
+    model, h = vit(rates=2), tokens(2, (3, 3)).numpy()
+    with torch.no_grad():
+        model.q_scale_enc[1], model.q_scale_dec[1] = 8.0, 0.125
+    text = f"learned(weights='{weights.install(model.state_dict())}', qp={{}})"
+    low, high = (len(parse(text.format(qp)).encode(h, Spec.of(h))) for qp in (0, 1))
+    assert low < high
+    assert there_and_back(text.format(1), h).shape == h.shape
+    for bad in ("none", "2"):
+        with pytest.raises(ConfigError, match="qp from 0 to 1"):
+            there_and_back(text.format(bad), h)
 
 
 def test_tensors_are_taken_as_they_are(of_tokens: str) -> None:

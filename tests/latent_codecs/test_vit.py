@@ -296,3 +296,36 @@ def test_models_are_copied_and_saved_like_others(tmp_path: Path) -> None:
     loaded = VitUnionLatentCodec.from_state_dict(torch.load(tmp_path / "codec.pth", weights_only=True))
     assert loaded.compress(h, (6, 6)) == packed
     assert model.aux_loss() > 0
+
+
+@pytest.mark.parametrize("make", [vit, vit_with_ctx])
+def test_a_codec_of_variable_rate(make) -> None:
+    """Latents are scaled by a row of a table before they are coded, and by one of another behind it."""
+    grid, model = (6, 6), make(rates=3)
+    h, ctx = tokens(2, grid), [context(2, grid)] if make is vit_with_ctx else []
+    with torch.no_grad():
+        for row, scale in enumerate((0.25, 1.0, 4.0)):
+            model.q_scale_enc[row], model.q_scale_dec[row] = scale, 1 / scale
+    plain = make()
+    plain.load_state_dict({key: x for key, x in model.state_dict().items() if not key.startswith("q_scale")})
+    sizes = []
+    for qp in range(3):
+        packed = model.compress(h, *ctx, grid, qp=qp)
+        assert packed["pstate"]["qp"] == qp
+        found = model.decompress(**packed, **_named(ctx))["h_hat"]
+        with torch.no_grad():
+            assert (found - model(h, *ctx, grid, qp=qp)["h_hat"]).abs().median() < 0.01
+        sizes.append(sum(len(s) for streams in packed["strings"]["y"] for s in streams))
+        if qp == 1:
+            assert packed["strings"] == plain.compress(h, *ctx, grid)["strings"]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[2]
+    loaded = type(model).from_state_dict({f"dino_codec.{key}": x for key, x in model.state_dict().items()})
+    assert loaded.compress(h, *ctx, grid, qp=0) == model.compress(h, *ctx, grid, qp=0)
+    for bad in (None, -1, 3, 1.0, True):
+        with pytest.raises(ConfigError, match="qp from 0 to 2"):
+            model.compress(h, *ctx, grid, qp=bad)
+        with pytest.raises(ChunkError, match="qp from 0 to 2"):
+            model.decompress(packed["strings"], {**packed["pstate"], "qp": bad}, **_named(ctx))
+    with pytest.raises(ConfigError, match="one rate"):
+        plain.compress(h, *ctx, grid, qp=1)

@@ -4,6 +4,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import isfinite, isqrt, prod
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,20 +19,32 @@ from flowerpress.latent_codecs.scale import FeatureScaleHyperprior, margins, mid
 from flowerpress.latent_codecs.tokens import MOST_TOKENS
 from flowerpress.latent_codecs.vit import VitUnionLatentCodec
 
-Grid = Sequence[int] | None
 Features = NDArray[np.float32]
 _BOUNDS = struct.Struct("<2f")
+
+
+class How(Protocol):
+    """What `learned` was told."""
+
+    @property
+    def grid(self) -> list[int] | None: ...
+
+    @property
+    def bounds(self) -> list[float] | None: ...
+
+    @property
+    def qp(self) -> int | None: ...
 
 
 class Frame(ABC):
     """A codec, and how arrays of any number of images go through it."""
 
     @abstractmethod
-    def images(self, features: torch.Tensor, grid: Grid, bounds: Sequence[float] | None) -> tuple[torch.Tensor, bytes]:
+    def images(self, features: torch.Tensor, how: How) -> tuple[torch.Tensor, bytes]:
         """Return the images of an array, one behind the other, and what their decoder must know; or ConfigError."""
 
     @abstractmethod
-    def encode(self, coder: Encoding, images: torch.Tensor, grid: Grid) -> None:
+    def encode(self, coder: Encoding, images: torch.Tensor, how: How) -> None:
         """Give images to a coder."""
 
     @abstractmethod
@@ -47,7 +60,7 @@ class Frame(ABC):
         """Return what the decoder must know, and the rest; ChunkError for too few bytes."""
 
     @abstractmethod
-    def decode(self, coder: Decoding, items: int, shape: Sequence[int], grid: Grid) -> Features:
+    def decode(self, coder: Decoding, items: int, shape: Sequence[int], how: How) -> Features:
         """Take images of an array of this shape from a coder; ConfigError for a shape that none can have."""
 
     def features(self, images: Features, side: tuple[float, ...]) -> Features:
@@ -62,12 +75,12 @@ class Tokens(Frame):
     def __init__(self, codec: VitUnionLatentCodec) -> None:
         self.codec = codec
 
-    def images(self, features: torch.Tensor, grid: Grid, bounds: Sequence[float] | None) -> tuple[torch.Tensor, bytes]:
-        self.codec.check(features, self._grid(tuple(features.shape), grid))
+    def images(self, features: torch.Tensor, how: How) -> tuple[torch.Tensor, bytes]:
+        self.codec.check(features, self._grid(tuple(features.shape), how.grid))
         return features, b""
 
-    def encode(self, coder: Encoding, images: torch.Tensor, grid: Grid) -> None:
-        self.codec.encode(coder, images, None, self._grid(tuple(images.shape), grid))
+    def encode(self, coder: Encoding, images: torch.Tensor, how: How) -> None:
+        self.codec.encode(coder, images, None, self._grid(tuple(images.shape), how.grid), how.qp)
 
     def count(self, shape: Sequence[int]) -> int:
         return shape[0]
@@ -78,14 +91,14 @@ class Tokens(Frame):
     def sides(self, data: Buffer) -> tuple[tuple[float, ...], Buffer]:
         return (), data
 
-    def decode(self, coder: Decoding, items: int, shape: Sequence[int], grid: Grid) -> Features:
-        found = self._grid(shape, grid)
+    def decode(self, coder: Decoding, items: int, shape: Sequence[int], how: How) -> Features:
+        found = self._grid(shape, how.grid)
         self.codec.check(torch.empty(1, *shape[1:], device="meta"), found)
         y_hat = self.codec.decode(coder, items, None, found)
         with torch.no_grad():
-            return self.codec.synthesised(y_hat, None, found)["h_hat"].float().cpu().numpy()
+            return self.codec.synthesised(y_hat, None, found, how.qp)["h_hat"].float().cpu().numpy()
 
-    def _grid(self, shape: Sequence[int], grid: Grid) -> tuple[int, int]:
+    def _grid(self, shape: Sequence[int], grid: list[int] | None) -> tuple[int, int]:
         if grid is not None:
             return grid[0], grid[1]
         side = isqrt(max(0, shape[1] - self.codec.num_prefix_tokens))
@@ -98,16 +111,16 @@ class Planes(Frame):
     def __init__(self, codec: FeatureScaleHyperprior) -> None:
         self.codec = codec
 
-    def images(self, features: torch.Tensor, grid: Grid, bounds: Sequence[float] | None) -> tuple[torch.Tensor, bytes]:
+    def images(self, features: torch.Tensor, how: How) -> tuple[torch.Tensor, bytes]:
         if not bool(features.isfinite().all()):
             raise ConfigError("expected finite values, found NaN or infinity")
-        side = _BOUNDS.pack(*(bounds or (float(features.min()), float(features.max()))))
+        side = _BOUNDS.pack(*(how.bounds or (float(features.min()), float(features.max()))))
         low, high = _BOUNDS.unpack(side)
         planes = features.reshape(-1, 1, *features.shape[-2:])
         planes = (planes.clamp(low, high) - low) / ((high - low) or 1.0)
         return functional.pad(planes, margins(planes.shape[2:])), side
 
-    def encode(self, coder: Encoding, images: torch.Tensor, grid: Grid) -> None:
+    def encode(self, coder: Encoding, images: torch.Tensor, how: How) -> None:
         self.codec.encode(coder, images)
 
     def count(self, shape: Sequence[int]) -> int:
@@ -124,7 +137,7 @@ class Planes(Frame):
             raise ChunkError(f"expected bounds of planes that rise, found {low} and {high}")
         return (low, high), data[_BOUNDS.size :]
 
-    def decode(self, coder: Decoding, items: int, shape: Sequence[int], grid: Grid) -> Features:
+    def decode(self, coder: Decoding, items: int, shape: Sequence[int], how: How) -> Features:
         height, width = shape[-2:]
         y_hat = self.codec.decode(coder, items, (-(-height // 64), -(-width // 64)))
         return middle(self.codec.synthesised(y_hat), (height, width)).float().cpu().numpy()

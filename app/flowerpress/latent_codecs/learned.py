@@ -44,12 +44,15 @@ class Learned(ArrayToBytes):
         Rows and columns of the tokens; a square by default.
     bounds : list of float, optional
         What becomes 0 and 1 of planes, and is cut off beyond; by default the least and the largest value of the array.
+    qp : int, optional
+        The rate of a codec of tokens that has several.
     """
 
     model: str = VIT
     weights: str = ""
     grid: list[int] | None = None
     bounds: list[float] | None = None
+    qp: int | None = None
     name: ClassVar[str] = "learned"
 
     def __post_init__(self) -> None:
@@ -60,6 +63,8 @@ class Learned(ArrayToBytes):
         grid, bounds = self.grid, self.bounds
         if grid is not None and not (_is_pair(grid) and all(type(n) is int and n > 0 for n in grid)):
             raise ConfigError(f"learned: expected a grid of two whole numbers above 0, found {grid!r}")
+        if self.qp is not None and (type(self.qp) is not int or self.qp < 0):
+            raise ConfigError(f"learned: expected a qp of 0 or more, found {self.qp!r}")
         if bounds is not None and not (_is_pair(bounds) and -1e30 < bounds[0] < bounds[1] < 1e30):
             raise ConfigError(f"learned: expected two bounds that rise, found {bounds!r}")
 
@@ -105,11 +110,11 @@ class Learned(ArrayToBytes):
 
         features = cast(x if is_torch(x) else to_tensor(np.require(x, requirements="W")), "float32")
         frame = frame_of(self.model, installed(self.weights), str(features.device))
-        images, side = frame.images(features, self.grid, self.bounds)
+        images, side = frame.images(features, self)
         stream, checksums = Together(), list[str]()
         for batch in images.split(_batch(frame.most(spec.shape))):  # type: ignore[no-untyped-call]
             coder = Encoding(stream, exact=True)
-            frame.encode(coder, batch, self.grid)
+            frame.encode(coder, batch, self)
             checksums += coder.checksums()
         return _joined(checksums) + side + stream.finish()
 
@@ -124,7 +129,7 @@ class Learned(ArrayToBytes):
             stream, parts, checksums = FromTogether(body), list[Host](), list[str]()
             for items in _batches(frame.count(spec.shape), _batch(frame.most(spec.shape))):
                 coder = Decoding(stream, exact=True)
-                parts.append(frame.decode(coder, items, spec.shape, self.grid))
+                parts.append(frame.decode(coder, items, spec.shape, self))
                 checksums += coder.checksums()
         except ConfigError as error:
             raise ChunkError(f"array {spec.key!r}: {error}") from error

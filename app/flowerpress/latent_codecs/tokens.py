@@ -44,10 +44,12 @@ class TokenCodec(CompressionModel):
     _ctx_dim = 0
 
     def __init__(
-        self, h_dim: int, y_dim: int, z_dim: int, groups: int | Sequence[int], prefix: int, *, exact: bool
+        self, h_dim: int, y_dim: int, z_dim: int, groups: int | Sequence[int], prefix: int, *, rates: int, exact: bool
     ) -> None:
         super().__init__(exact=exact)
-        self.num_prefix_tokens, self._h_dim = prefix, h_dim
+        self.num_prefix_tokens, self._h_dim, self._rates = prefix, h_dim, rates
+        if rates:
+            self.q_scale_enc, self.q_scale_dec = (nn.Parameter(torch.ones(rates, y_dim, 1, 1)) for _ in range(2))
         self.post_reg_tokens = nn.Parameter(torch.zeros(prefix, h_dim))
         self.pre_vit_blocks = nn.Sequential(Block(h_dim), Block(h_dim))
         self.post_vit_blocks = nn.Sequential(Block(h_dim), Block(h_dim))
@@ -78,20 +80,24 @@ class TokenCodec(CompressionModel):
         del ctx
         return shared
 
-    def _forward(self, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int]) -> dict[str, Any]:
+    def _forward(
+        self, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int], qp: int | None
+    ) -> dict[str, Any]:
         self.check(h, token_res, ctx)
         coder = Measuring(straight=True)
-        y = self._analysed(coder, h, ctx, token_res)
+        y = self._analysed(coder, h, ctx, token_res, self._rate(qp))
         seen = self._seen(coder, ctx)
         z = self.hyper_lc.analysed(coder, y, seen)
         y_hat = self._walk(coder, y, z, z.shape, seen, half(token_res))
         likelihoods = {"y": self.y_lc.joined(coder.likelihoods[1:], y), "z": coder.likelihoods[0]}
-        return {**self.synthesised(y_hat, ctx, token_res), "likelihoods": likelihoods}
+        return {**self.synthesised(y_hat, ctx, token_res, qp), "likelihoods": likelihoods}
 
-    def _compress(self, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int]) -> dict[str, Any]:
+    def _compress(
+        self, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int], qp: int | None
+    ) -> dict[str, Any]:
         streams = Apart()
         coder = Encoding(streams, exact=self.exact)
-        z_shape = self.encode(coder, h, ctx, token_res)
+        z_shape = self.encode(coder, h, ctx, token_res, qp)
         size = half(token_res)
         pstate = {
             "y_shape": self.y_lc.shape(size),
@@ -100,6 +106,7 @@ class TokenCodec(CompressionModel):
             "token_res": (int(token_res[0]), int(token_res[1])),
             "exact": self.exact,
             "checksums": coder.checksums(),
+            **({} if qp is None else {"qp": qp}),
         }
         return {"strings": {"y": streams.strings[1:], "z": streams.strings[:1]}, "pstate": pstate}
 
@@ -114,15 +121,23 @@ class TokenCodec(CompressionModel):
         if self.exact and checksums is None:
             raise ChunkError("expected checksums beside the streams; those of other software need exact=False")
         coder.check(checksums)
-        return self.synthesised(y_hat, ctx, token_res)
+        try:
+            return self.synthesised(y_hat, ctx, token_res, pstate.get("qp"))  # type: ignore[attr-defined]
+        except ConfigError as error:
+            raise ChunkError(str(error)) from error
 
     @torch.no_grad()
     def encode(
-        self, coder: Encoding, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int]
+        self,
+        coder: Encoding,
+        h: torch.Tensor,
+        ctx: torch.Tensor | None,
+        token_res: tuple[int, int],
+        qp: int | None = None,
     ) -> torch.Size:
         """Give the latents of tokens (b, L, h_dim) to a coder; return the shape of z."""
         self.check(h, token_res, ctx)
-        y = self._analysed(coder, coder.cast(h), ctx, token_res)
+        y = self._analysed(coder, coder.cast(h), ctx, token_res, self._rate(qp))
         seen = self._seen(coder, ctx)
         z = self.hyper_lc.analysed(coder, y, seen)
         self._walk(coder, y, z, z.shape, seen, half(token_res))
@@ -137,11 +152,12 @@ class TokenCodec(CompressionModel):
         return self._walk(coder, None, None, z_shape, self._seen(coder, ctx), size)
 
     def _analysed(
-        self, coder: Coder, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int]
+        self, coder: Coder, h: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int], rate: int | None
     ) -> torch.Tensor:
         patches = coder.net(self.pre_vit_blocks)(h)[:, self.num_prefix_tokens :]
         image = patches.transpose(1, 2).unflatten(2, tuple(token_res))
-        return coder.net(self.f_a)(self._entered(coder, image, ctx))  # type: ignore[no-any-return]
+        y: torch.Tensor = coder.net(self.f_a)(self._entered(coder, image, ctx))
+        return y if rate is None else y * coder.cast(self.q_scale_enc[rate])
 
     def _walk(
         self,
@@ -156,13 +172,24 @@ class TokenCodec(CompressionModel):
         return self.y_lc.walk(coder, y, params[:, :, : size[0], : size[1]])
 
     def synthesised(
-        self, y_hat: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int]
+        self, y_hat: torch.Tensor, ctx: torch.Tensor | None, token_res: tuple[int, int], qp: int | None = None
     ) -> dict[str, torch.Tensor]:
         """Return the tokens, and the shared feature map, that latents stand for."""
-        shared = self.f_s(y_hat.to(self.post_reg_tokens.dtype))[:, :, : token_res[0], : token_res[1]]
+        rate, y_hat = self._rate(qp), y_hat.to(self.post_reg_tokens.dtype)
+        y_hat = y_hat if rate is None else y_hat * self.q_scale_dec[rate]
+        shared = self.f_s(y_hat)[:, :, : token_res[0], : token_res[1]]
         patches = self._left(shared, ctx).flatten(2).transpose(1, 2)
         prefix = self.post_reg_tokens.to(patches.dtype).expand(len(patches), -1, -1)
         return {"h_hat": self.post_vit_blocks(torch.cat([prefix, patches], 1)), "h_hat_share": shared}
+
+    def _rate(self, qp: object) -> int | None:
+        """Return the row of the scale tables, None without these; ConfigError unless ``qp`` is one where there are."""
+        if qp is None and not self._rates:
+            return None
+        if type(qp) is not int or not 0 <= qp < self._rates:
+            wanted = f"qp from 0 to {self._rates - 1}" if self._rates else "no qp: the codec has one rate"
+            raise ConfigError(f"expected {wanted}, found {qp!r}")
+        return qp
 
     def check(self, h: torch.Tensor, token_res: tuple[int, int], ctx: torch.Tensor | None = None) -> None:
         """Raise ConfigError if these are no tokens of a grid, or if they do not fit their context."""
@@ -201,6 +228,7 @@ class TokenCodec(CompressionModel):
             keys = (f"y_lc.latent_codec.y{k}.context_prediction.weight" for k in count())
             groups = [found[key].shape[1] for key in takewhile(found.__contains__, keys)]
             more = {"ctx_dim": found["f_ctx_down.weight"].shape[1]} if "f_ctx_down.weight" in found else {}
+            more |= {"rates": len(found["q_scale_enc"])} if "q_scale_enc" in found else {}
             z_dim = len(found["hyper_lc.entropy_bottleneck.quantiles"])
             model = cls(h_dim, sum(groups), z_dim, groups=groups, num_prefix_tokens=prefix, **more)  # type: ignore[call-arg]
             model.load_state_dict(found)

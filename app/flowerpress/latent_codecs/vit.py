@@ -24,6 +24,8 @@ class VitUnionLatentCodec(TokenCodec):
         Channels of every group of latents, or of each; they add up to ``y_dim``.
     num_prefix_tokens : int
         How many tokens are before the patches; they are not sent.
+    rates : int
+        Rows of two tables of scales of the latents, which make a codec of variable rate: 65 of the released ones.
     exact : bool
         See `CompressionModel`.
     **kwargs
@@ -43,28 +45,44 @@ class VitUnionLatentCodec(TokenCodec):
         groups: int | Sequence[int] = 16,
         num_prefix_tokens: int = 1,
         *,
+        rates: int = 0,
         exact: bool = True,
         **kwargs: Any,  # noqa: ANN401 - the seed's
     ) -> None:
         del kwargs
-        super().__init__(h_dim, y_dim, z_dim, groups, num_prefix_tokens, exact=exact)
+        super().__init__(h_dim, y_dim, z_dim, groups, num_prefix_tokens, rates=rates, exact=exact)
 
-    def forward(self, h: torch.Tensor, token_res: tuple[int, int], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
-        """Return ``{"h_hat": (b, L, h_dim), "likelihoods": {"y", "z"}}`` for tokens (b, L, h_dim) of a grid (H, W)."""
+    def forward(
+        self,
+        h: torch.Tensor,
+        token_res: tuple[int, int],
+        qp: int | None = None,
+        **kwargs: Any,  # noqa: ANN401 - the seed's
+    ) -> dict[str, Any]:
+        """Return ``{"h_hat": (b, L, h_dim), "likelihoods": {"y", "z"}}`` for tokens (b, L, h_dim) of a grid (H, W).
+
+        A codec of variable rate needs ``qp``, the row of its tables.
+        """
         del kwargs
-        return _without_shared(self._forward(h, None, token_res))
+        return _without_shared(self._forward(h, None, token_res, qp))
 
-    def compress(self, h: torch.Tensor, token_res: tuple[int, int], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
+    def compress(
+        self,
+        h: torch.Tensor,
+        token_res: tuple[int, int],
+        qp: int | None = None,
+        **kwargs: Any,  # noqa: ANN401 - the seed's
+    ) -> dict[str, Any]:
         """Turn tokens into streams.
 
         Returns
         -------
         dict
             ``"strings"``: ``{"y": lists of b streams, two for each group, "z": [b streams]}``; ``"pstate"``: the grid,
-            shapes that follow from it, and a checksum for each of the b items.
+            shapes that follow from it, a checksum for each of the b items, and ``qp``, if there is one.
         """
         del kwargs
-        return self._compress(h, None, token_res)
+        return self._compress(h, None, token_res, qp)
 
     def decompress(self, strings: Mapping[str, Any], pstate: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401
         """Return ``{"h_hat"}`` of what `compress` gave, or of some of its items.
@@ -85,7 +103,7 @@ class VitUnionLatentCodecWithCtx(TokenCodec):
     ----------
     ctx_dim : int
         Channels of the context.
-    h_dim, y_dim, z_dim, groups, num_prefix_tokens, exact, **kwargs
+    h_dim, y_dim, z_dim, groups, num_prefix_tokens, rates, exact, **kwargs
         As of `VitUnionLatentCodec`.
     """
 
@@ -98,24 +116,29 @@ class VitUnionLatentCodecWithCtx(TokenCodec):
         groups: int | Sequence[int] = 16,
         num_prefix_tokens: int = 1,
         *,
+        rates: int = 0,
         exact: bool = True,
         **kwargs: Any,  # noqa: ANN401 - the seed's
     ) -> None:
         del kwargs
         self._ctx_dim = ctx_dim
-        super().__init__(h_dim, y_dim, z_dim, groups, num_prefix_tokens, exact=exact)
+        super().__init__(h_dim, y_dim, z_dim, groups, num_prefix_tokens, rates=rates, exact=exact)
 
-    def forward(self, h: torch.Tensor, ctx: torch.Tensor, token_res: tuple[int, int]) -> dict[str, Any]:
+    def forward(
+        self, h: torch.Tensor, ctx: torch.Tensor, token_res: tuple[int, int], qp: int | None = None
+    ) -> dict[str, Any]:
         """Return ``{"h_hat", "h_hat_share", "likelihoods": {"y", "z"}}``.
 
         ``h`` is (b, L, h_dim), ``ctx`` (b, ctx_dim, H, W), ``token_res`` (H, W); the shared feature map is
         (b, h_dim, H, W), and made without the context.
         """
-        return self._forward(h, ctx, token_res)
+        return self._forward(h, ctx, token_res, qp)
 
-    def compress(self, h: torch.Tensor, ctx: torch.Tensor, token_res: tuple[int, int]) -> dict[str, Any]:
+    def compress(
+        self, h: torch.Tensor, ctx: torch.Tensor, token_res: tuple[int, int], qp: int | None = None
+    ) -> dict[str, Any]:
         """Turn tokens into streams, as `VitUnionLatentCodec.compress` does."""
-        return self._compress(h, ctx, token_res)
+        return self._compress(h, ctx, token_res, qp)
 
     def decompress(
         self,
