@@ -47,6 +47,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def headless(opt: Any) -> DigitsMaps:
+    """Return an encoder that says nothing about what its features are for."""
+    encoder = DigitsMaps()
+    encoder.head = None  # type: ignore[assignment,method-assign]
+    return encoder
+
+
+def test_a_head_has_a_part_in_the_loss(trained: Path) -> None:
+    options = {**SMALL, "num-server-rounds": 1, "head-weight": 5.0}
+    inprocess.run(config(trained, task="train-codec", **options), clients=2, folder=trained / "headed")
+    rounds = read_rounds(trained / "headed")
+    assert rounds[0]["loss"] > rounds[0]["rate"] + rounds[0]["distortion"] + 0.001
+    assert rounds[1]["loss"] < rounds[0]["loss"]
+
+
 def config(folder: Path, **more: Any) -> dict[str, Any]:
     encoder = {"encoder": str(folder / "network.fpb"), "encoder-model": "flowerpress.apps.encoders:digits_maps"}
     return {**DEFAULTS, **encoder, "partitioner": "iid", **more}
@@ -111,6 +126,11 @@ def test_encoders_and_codecs_that_do_not_fit_are_named(trained: Path) -> None:
         inprocess.run({**known, "codec-model": digits}, clients=2)
     with pytest.raises(ConfigError, match="encoder"):
         Config.read({**DEFAULTS, "task": "train-codec"})
+    with pytest.raises(ConfigError, match="head-weight"):
+        Config.read({**DEFAULTS, "head-weight": -1.0})
+    headless = {"head-weight": 0.1, "encoder-model": f"{__name__}:headless"}
+    with pytest.raises(ConfigError, match=r"a head of .*:headless"):
+        inprocess.run({**known, **headless}, clients=2)
     with pytest.raises(ConfigError, match="distortion-weight"):
         Config.read({**DEFAULTS, "distortion-weight": 0.0})
 

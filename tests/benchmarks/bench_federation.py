@@ -53,7 +53,7 @@ CONTENDERS: dict[str, dict[str, Any]] = {
 }
 EXTRACTION = (
     *("task", "encoder", "encoder-model", "images", "image-partition", "latents", "reply-bytes", "latent-codec"),
-    *("codec-model", "distortion-weight"),
+    *("codec-model", "distortion-weight", "head-weight"),
 )
 COLUMNS = ("pipeline", "accuracy %", "gap in points (95%)", "MB down", "MB up", "ratio", "coding s")
 OTHERS = tuple(name for name in CONTENDERS if name != STOCK and not name.endswith(DEFINED))

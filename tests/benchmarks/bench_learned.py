@@ -23,7 +23,7 @@ from flowerpress.codecs.dtypes import to_host, to_tensor
 from flowerpress.latent_codecs import VitUnionLatentCodec, rans_fast
 from flowerpress.latent_codecs.cdf import gaussian_tables, scale_table
 from flowerpress.latent_codecs.rans import Decoder, Encoder
-from flowerpress.latent_codecs.training import finish, train
+from flowerpress.latent_codecs.training import Aim, finish, train
 from tests.benchmarks.timing import claim, console, interleaved, ratio, table
 
 IMAGES, BATCH = 500, 8
@@ -115,7 +115,9 @@ def trained_here() -> tuple[VitUnionLatentCodec, torch.Tensor]:
     features = features_of(maps, whole)
     torch.manual_seed(0)
     codec = small(None)
-    train(codec, features, epochs=25, batch_size=16, learning_rate=2e-3, weight=6.0, seed=0, grid=GRID, fall=(0.0, 1.0))
+    train(
+        codec, features, epochs=25, batch_size=16, learning_rate=2e-3, aim=Aim(6.0), seed=0, grid=GRID, fall=(0.0, 1.0)
+    )
     finish(codec)
     return codec, features
 

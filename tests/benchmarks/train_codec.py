@@ -31,8 +31,8 @@ from tests.benchmarks.extract_digits import ROOT, simulated, write_images
 from tests.benchmarks.timing import claim, console, table
 
 CLIENTS = 10
-WEIGHTS = (8.0, 30.0)  # of the distortion
-TRAINING = {"num-server-rounds": 10, "local-epochs": 10, "batch-size": 16, "learning-rate": 0.002}
+WEIGHTS = (1.0, 4.0)  # of the distortion
+TRAINING = {"num-server-rounds": 10, "local-epochs": 10, "batch-size": 16, "learning-rate": 0.002, "head-weight": 0.3}
 PEERS = {
     "quantize | entropy": ("quantize(step={}) | entropy", (0.5, 1.0, 1.5, 2.0, 2.25, 2.5, 2.75, 3.0, 3.5, 4.0)),
     "zfp": ("zfp(tolerance={})", (0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0)),

@@ -5,7 +5,7 @@ from flowerpress.errors import ConfigError
 from flowerpress.latent_codecs import FeatureScaleHyperprior, VitUnionLatentCodec
 from flowerpress.latent_codecs.coding import Encoding
 from flowerpress.latent_codecs.streams import Together
-from flowerpress.latent_codecs.training import finish, loss_of, measure, train
+from flowerpress.latent_codecs.training import Aim, finish, measure, train
 
 
 def correlated(items: int, seed: int = 0) -> torch.Tensor:
@@ -23,7 +23,8 @@ def small() -> VitUnionLatentCodec:
 def test_training_lowers_rate_and_distortion_and_streams_agree() -> None:
     model, features = small(), correlated(64)
     held_out = correlated(40, seed=1)
-    before = measure(model, held_out, 20.0, (4, 4))
+    aim = Aim(20.0)
+    before = measure(model, held_out, aim, (4, 4))
     epochs = []
     loss = train(
         model,
@@ -31,24 +32,24 @@ def test_training_lowers_rate_and_distortion_and_streams_agree() -> None:
         epochs=20,
         batch_size=16,
         learning_rate=3e-3,
-        weight=20.0,
+        aim=aim,
         seed=0,
         grid=(4, 4),
         fall=(0, 1),
         on_epoch=lambda epoch, mean: epochs.append((epoch, mean)),
     )
-    rate, distortion = measure(model, held_out, 20.0, (4, 4))
-    assert distortion < 0.5 * before[1]
-    assert rate + 20 * distortion < 0.5 * (before[0] + 20 * before[1])
+    after = measure(model, held_out, aim, (4, 4))
+    assert after.distortion < 0.5 * before.distortion
+    assert aim.whole(after) < 0.5 * aim.whole(before)
     assert [epoch for epoch, _ in epochs] == list(range(20))
     assert epochs[-1][1] == loss < epochs[0][1]
     finish(model)
     packed = model.compress(held_out, (4, 4))
     found = model.decompress(**packed)["h_hat"]
-    assert abs(float((found - held_out).square().mean()) - distortion) < 0.05 * distortion
+    assert abs((found - held_out).square().mean() - after.distortion) < 0.05 * after.distortion
     stream = Together()
     model.encode(Encoding(stream, exact=True), held_out, None, (4, 4))
-    assert abs(8 * len(stream.finish()) / held_out.numel() - rate) < 0.05 * rate
+    assert abs(8 * len(stream.finish()) / held_out.numel() - after.rate) < 0.05 * after.rate
     masses = torch.sigmoid(model.hyper_lc.entropy_bottleneck._logits(model.hyper_lc.entropy_bottleneck.quantiles))
     assert float(masses[:, 0, 0].detach().max()) < 1e-6
 
@@ -57,7 +58,7 @@ def test_equal_seeds_train_equal_codecs() -> None:
     models = [small(), small()]
     for model in models:
         torch.manual_seed(1)
-        train(model, correlated(20), epochs=2, batch_size=8, learning_rate=1e-3, weight=1.0, seed=4, grid=(4, 4))
+        train(model, correlated(20), epochs=2, batch_size=8, learning_rate=1e-3, aim=Aim(), seed=4, grid=(4, 4))
     states = [model.state_dict() for model in models]
     assert all(torch.equal(x, states[1][key]) for key, x in states[0].items())
 
@@ -65,26 +66,33 @@ def test_equal_seeds_train_equal_codecs() -> None:
 def test_planes_are_trained_like_tokens() -> None:
     torch.manual_seed(0)
     model, planes = FeatureScaleHyperprior(6, 8), torch.rand(6, 1, 64, 64)
-    before = measure(model, planes, 50.0)
-    train(model, planes, epochs=12, batch_size=3, learning_rate=3e-3, weight=50.0, seed=0)
-    after = measure(model, planes, 50.0)
-    assert after[0] + 50 * after[1] < before[0] + 50 * before[1]
+    aim = Aim(50.0)
+    before = measure(model, planes, aim)
+    train(model, planes, epochs=12, batch_size=3, learning_rate=3e-3, aim=aim, seed=0)
+    assert aim.whole(measure(model, planes, aim)) < aim.whole(before)
     finish(model)
     assert model.decompress(**model.compress(planes))["x_hat"].shape == planes.shape
 
 
-def test_a_loss_is_rate_and_weighted_distortion() -> None:
+def test_a_cost_is_rate_error_and_what_a_head_says() -> None:
     model, h = small().eval(), correlated(3)
-    loss = loss_of(model, h, 7.0, (4, 4))
-    out = model(h, (4, 4))
-    bits = sum(float(-x.log2().sum().detach()) for x in out["likelihoods"].values())
-    assert float(loss.rate.detach()) == pytest.approx(bits / h.numel())
-    assert float(loss.distortion.detach()) == pytest.approx(float((out["h_hat"] - h).square().mean().detach()))
-    assert float(loss.whole.detach()) == pytest.approx(float((loss.rate + 7 * loss.distortion).detach()))
+    torch.manual_seed(2)
+    head = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16 * 32, 5))
+    aim = Aim(7.0, head, 0.5)
+    with torch.no_grad():
+        cost, out = aim.cost(model, h, (4, 4)), model(h, (4, 4))
+        bits = sum(-x.log2().sum() for x in out["likelihoods"].values())
+        p, q = head(h).softmax(1), head(out["h_hat"]).softmax(1)
+    assert cost.rate == pytest.approx(float(bits) / h.numel())
+    assert cost.distortion == pytest.approx(float((out["h_hat"] - h).square().mean()))
+    assert cost.divergence == pytest.approx(float((p * (p / q).log()).sum(1).mean()), rel=1e-4)
+    assert aim.whole(cost) == pytest.approx(float(cost.rate + 7 * (cost.distortion + 0.5 * cost.divergence)))
+    with torch.no_grad():
+        assert Aim(7.0).cost(model, h, (4, 4)).divergence == 0
 
 
 def test_what_cannot_be_trained_on_is_refused() -> None:
-    options = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "weight": 1.0, "seed": 0}
+    options = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "aim": Aim(), "seed": 0}
     with pytest.raises(ConfigError, match="none"):
         train(small(), correlated(4)[:0], grid=(4, 4), **options)
     with pytest.raises(ConfigError, match="grid"):

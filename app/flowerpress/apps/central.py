@@ -74,13 +74,14 @@ def train_codec(
     import torch
 
     from flowerpress.apps.classify import device
-    from flowerpress.latent_codecs.training import finish, measure, train
+    from flowerpress.latent_codecs.training import Aim, finish, measure, train
 
     features = torch.from_numpy(_features(source))
     features = features[:, None] if training.model == SCALE else features  # planes have one channel
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(training.seed))
     cut = max(1, round(training.held_out * len(features)))
     held_out, rest = features[order[:cut]], features[order[cut:]]
+    aim = Aim(training.weight)
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
         model, grid = _made(features, training)
@@ -91,17 +92,19 @@ def train_codec(
             epochs=training.epochs,
             batch_size=training.batch_size,
             learning_rate=training.learning_rate,
-            weight=training.weight,
+            aim=aim,
             seed=training.seed,
             grid=grid,
             fall=(0.0, 1.0),
             on_epoch=on_epoch,
         )
     finish(model)
-    rate, distortion = measure(model, held_out, training.weight, grid)
+    cost = measure(model, held_out, aim, grid)
     weights = model.cpu().state_dict()
     arrays_to_file(weights, target)
-    return Trained(install(weights), rate, distortion, sum(p.numel() for p in model.parameters()))
+    return Trained(
+        install(weights), cost.rate.item(), cost.distortion.item(), sum(p.numel() for p in model.parameters())
+    )
 
 
 def _features(source: Path) -> "np.ndarray[Any, np.dtype[np.float32]]":

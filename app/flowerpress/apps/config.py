@@ -60,6 +60,7 @@ class Config:
     latent_codec: str
     codec_model: str
     distortion_weight: float
+    head_weight: float
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -90,6 +91,8 @@ class Config:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"run config: expected {_kebab(name)} from 0 to 1, found {getattr(self, name)}")
 
+        if not 0 <= self.head_weight < math.inf:
+            raise ConfigError(f"run config: expected head-weight of 0 or more, found {self.head_weight}")
         if not 0 <= self.server_learning_rate < math.inf:
             found = self.server_learning_rate
             raise ConfigError(f"run config: expected server-learning-rate of 0 (the default) or more, found {found}")

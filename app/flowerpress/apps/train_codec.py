@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from flowerpress.apps.jobs import Job
-from flowerpress.apps.latents import features_of
+from flowerpress.apps.latents import features_of, with_weights
 from flowerpress.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from flowerpress.apps.jobs import State
     from flowerpress.latent_codecs.tokens import TokenCodec
+    from flowerpress.latent_codecs.training import Aim
 
 FILE = "codec.fpb"
 _log = logging.getLogger("flwr")
@@ -41,6 +42,19 @@ class TrainingCodec(Job):
             raise ConfigError(f"expected an encoder that makes tokens (n, L, C), found {list(found.shape)}")
         return torch.from_numpy(found).to(device())
 
+    @cached_property
+    def _aim(self) -> "Aim":
+        from flowerpress.latent_codecs.training import Aim
+
+        weight, head_weight = self.config.distortion_weight, self.config.head_weight
+        if not head_weight:
+            return Aim(weight)
+        encoder = with_weights(self.config).to(self.features.device).eval().requires_grad_(False)
+        head = getattr(encoder, "head", None)
+        if not callable(head):
+            raise ConfigError(f"expected a head of {self.config.encoder_model}, which has none: set head-weight=0.0")
+        return Aim(weight, head, head_weight)
+
     def initial(self) -> "State":
         return _parameters(self._made())
 
@@ -58,7 +72,7 @@ class TrainingCodec(Job):
                 epochs=config.local_epochs,
                 batch_size=config.batch_size,
                 learning_rate=config.learning_rate,
-                weight=config.distortion_weight,
+                aim=self._aim,
                 seed=seed,
                 grid=self._grid(model),
                 fall=((server_round - 1) / config.num_server_rounds, server_round / config.num_server_rounds),
@@ -68,9 +82,10 @@ class TrainingCodec(Job):
     def evaluate(self, state: "State") -> dict[str, float]:
         from flowerpress.latent_codecs.training import measure
 
-        model, weight = self._with(state), self.config.distortion_weight
-        rate, distortion = measure(model, self.features, weight, self._grid(model))
-        return {"loss": rate + weight * distortion, "rate": rate, "distortion": distortion}
+        model = self._with(state)
+        cost = measure(model, self.features, self._aim, self._grid(model))
+        figures = {"loss": self._aim.whole(cost), "rate": cost.rate, "distortion": cost.distortion}
+        return {name: figure.item() for name, figure in figures.items()}
 
     def finish(self, state: "State", folder: Path) -> None:
         """Write the codec with its tables, and keep it on this machine."""

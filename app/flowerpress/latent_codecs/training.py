@@ -1,6 +1,10 @@
 """Training a learned codec: few bits for little error. ::
 
-    loss = rate + weight · distortion          bits per value, and mean squared error, of a batch
+    loss = rate + weight · (distortion + head_weight · divergence)
+
+rate is in bits per value, distortion the mean squared error of features, and divergence how differently a classifier
+decides on them (Kullback-Leibler, in nats; Hinton et al. 2015, arXiv:1503.02531): who knows what features are for needs
+fewer bits for that.
 
 The quantiles that tables are made from have a loss and an optimiser of their own (Ballé et al. 2018). `finish` leads
 them to their places, which no data have a part in, and makes the tables: a codec codes behind that.
@@ -9,6 +13,7 @@ them to their places, which no data have a part in, and makes the tables: a code
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import cos, pi
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -18,6 +23,7 @@ from flowerpress.errors import ConfigError
 from flowerpress.latent_codecs.base import CompressionModel
 from flowerpress.latent_codecs.tokens import TokenCodec
 
+Head: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 _QUANTILE = ".quantiles"
 _NORM = 1.0  # the longest gradient
 _AUXILIARY = 0.1  # learning rate of the quantiles
@@ -25,30 +31,51 @@ _STEPS, _NEAR = 5_000, 0.02  # most steps to their places, and how near is near 
 
 
 @dataclass(frozen=True)
-class Loss:
-    """What coding costs: ``rate`` in bits per value, ``distortion`` as mean squared error, and their weighted sum."""
+class Cost:
+    """What coding costs: bits per value, mean squared error, and divergence of decisions, 0 without a head."""
 
     rate: torch.Tensor
     distortion: torch.Tensor
-    weight: float
-
-    @property
-    def whole(self) -> torch.Tensor:
-        """What training minimises."""
-        return self.rate + self.weight * self.distortion
+    divergence: torch.Tensor
 
 
-def loss_of(model: CompressionModel, features: torch.Tensor, weight: float, grid: tuple[int, int] | None) -> Loss:
-    """Return what a batch costs: tokens of shape (b, L, C) of a grid, or planes of shape (b, 1, h, w)."""
-    if isinstance(model, TokenCodec):
-        if grid is None:
+@dataclass(frozen=True)
+class Aim:
+    """What training minimises.
+
+    Parameters
+    ----------
+    weight : float
+        Of the error beside the rate: more keeps features better, in more bits.
+    head : callable, optional
+        From features to logits (b, classes): what they are for.
+    head_weight : float
+        Of the divergence of what the head says, beside the mean squared error.
+    """
+
+    weight: float = 1.0
+    head: Head | None = None
+    head_weight: float = 0.0
+
+    def whole(self, cost: Cost) -> torch.Tensor:
+        """Return the loss."""
+        return cost.rate + self.weight * (cost.distortion + self.head_weight * cost.divergence)
+
+    def cost(self, model: CompressionModel, features: torch.Tensor, grid: tuple[int, int] | None) -> Cost:
+        """Return what a batch costs: tokens of shape (b, L, C) of a grid, or planes of shape (b, 1, h, w)."""
+        if isinstance(model, TokenCodec) and grid is None:
             raise ConfigError("expected the grid of the tokens, rows and columns")
-        out = model(features, grid)
-    else:
-        out = model(features)
-    found = out["h_hat"] if "h_hat" in out else out["x_hat"]
-    bits = -torch.stack([likelihood.log2().sum() for likelihood in out["likelihoods"].values()]).sum()
-    return Loss(bits / features.numel(), functional.mse_loss(found, features), weight)
+        out = model(features, grid) if isinstance(model, TokenCodec) else model(features)
+        found = out["h_hat"] if "h_hat" in out else out["x_hat"]
+        bits = -torch.stack([likelihood.log2().sum() for likelihood in out["likelihoods"].values()]).sum()
+        divergence = _divergence(self.head, features, found) if self.head else bits.new_zeros(())
+        return Cost(bits / features.numel(), functional.mse_loss(found, features), divergence)
+
+
+def _divergence(head: Head, features: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        wanted = head(features).softmax(1)
+    return functional.kl_div(head(found).log_softmax(1), wanted, reduction="batchmean")
 
 
 def train(
@@ -58,7 +85,7 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    weight: float,
+    aim: Aim,
     seed: int,
     grid: tuple[int, int] | None = None,
     fall: tuple[float, float] = (0.0, 0.0),
@@ -74,8 +101,8 @@ def train(
         All of them, tokens or planes, on any device.
     epochs, batch_size, learning_rate, seed
         The seed decides on the order of batches; noise comes from torch's global generator.
-    weight : float
-        Of the distortion: more keeps features better, in more bits.
+    aim : Aim
+        What is to be minimised.
     grid : pair of int, optional
         Rows and columns of the tokens.
     fall : pair of float
@@ -103,7 +130,7 @@ def train(
         for number, batch in enumerate(_shuffled(len(features), batch_size, generator)):
             done = (epoch + number / batches) / epochs
             optimizer.param_groups[0]["lr"] = learning_rate * _fallen(fall[0] + done * (fall[1] - fall[0]))
-            loss = loss_of(model, features[batch].to(where), weight, grid).whole
+            loss = aim.whole(aim.cost(model, features[batch].to(where), grid))
             _step(optimizer, loss, others)
             _step(auxiliary, model.aux_loss(), quantiles)
             losses.append(loss.item())
@@ -113,17 +140,15 @@ def train(
 
 
 @torch.no_grad()
-def measure(
-    model: CompressionModel, features: torch.Tensor, weight: float, grid: tuple[int, int] | None = None
-) -> tuple[float, float]:
-    """Return (bits per value, mean squared error) of features, as estimated without coding them."""
-    where, found = next(model.parameters()).device, []
+def measure(model: CompressionModel, features: torch.Tensor, aim: Aim, grid: tuple[int, int] | None = None) -> Cost:
+    """Return what features cost, as estimated without coding them."""
+    where, found, shares = next(model.parameters()).device, [], []
     model.eval()
     for batch in features.split(64):  # type: ignore[no-untyped-call]
-        loss = loss_of(model, batch.to(where), weight, grid)
-        found.append((loss.rate.item() * len(batch), loss.distortion.item() * len(batch)))
-    rates, distortions = zip(*found, strict=True)
-    return sum(rates) / len(features), sum(distortions) / len(features)
+        cost = aim.cost(model, batch.to(where), grid)
+        found.append(torch.stack([cost.rate, cost.distortion, cost.divergence]))
+        shares.append(len(batch) / len(features))
+    return Cost(*(torch.tensor(shares).to(where) @ torch.stack(found)))
 
 
 @torch.no_grad()
