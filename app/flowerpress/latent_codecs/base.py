@@ -1,8 +1,9 @@
 """What learned codecs share: models with tables to update, and latent codecs inside of them."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from flowerpress.latent_codecs.coding import Coder, Decoding, Encoding, Measurin
 from flowerpress.latent_codecs.entropy_models import EntropyBottleneck, EntropyModel
 from flowerpress.latent_codecs.streams import Apart, FromApart
 from flowerpress.latent_codecs.twins import forget
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class CompressionModel(nn.Module):
@@ -39,6 +42,18 @@ class CompressionModel(nn.Module):
         """Return the loss of the quantiles that tables are made from; an optimiser of its own minimises it."""
         models = (part for part in self.modules() if isinstance(part, EntropyBottleneck))
         return torch.stack([model.loss() for model in models]).sum()
+
+
+def in_full(method: F) -> F:
+    """Make a method of a module run without gradients, and in full precision whatever autocast is around it."""
+
+    @wraps(method)
+    def run(self: nn.Module, *args: object, **kwargs: object) -> object:
+        where = next(self.parameters()).device.type
+        with torch.no_grad(), torch.autocast(where, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return cast("F", run)
 
 
 class LatentCodec(CompressionModel):
@@ -70,14 +85,14 @@ class LatentCodec(CompressionModel):
         y_hat = self.walk(coder, y, params)
         return {"likelihoods": {"y": self.joined(coder.likelihoods, y)}, "y_hat": y_hat}
 
-    @torch.no_grad()
+    @in_full
     def compress(self, y: torch.Tensor, params: torch.Tensor) -> dict[str, Any]:
         """Return ``{"strings": lists of streams, "shape", "y_hat"}``."""
         streams = Apart()
         y_hat = self.walk(Encoding(streams, exact=self.exact), y, params)
         return {"strings": streams.strings, "shape": self.shape(_size(y)), "y_hat": y_hat.to(y.dtype)}
 
-    @torch.no_grad()
+    @in_full
     def decompress(self, strings: Sequence[Sequence[Buffer]], shape: object, params: torch.Tensor) -> dict[str, Any]:
         """Return ``{"y_hat"}``; ChunkError for streams that are damaged, or of another shape than the parameters'."""
         if batch_of(strings, self.lists) != len(params) or shape != self.shape(_size(params)):

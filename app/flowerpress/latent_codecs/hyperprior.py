@@ -14,7 +14,7 @@ from torch import nn
 
 from flowerpress.codecs.dtypes import Buffer
 from flowerpress.errors import ChunkError, ConfigError
-from flowerpress.latent_codecs.base import CompressionModel, LatentCodec, batch_of, size_of
+from flowerpress.latent_codecs.base import CompressionModel, LatentCodec, batch_of, in_full, size_of
 from flowerpress.latent_codecs.checkerboard import parameter_net
 from flowerpress.latent_codecs.coding import Coder, Decoding, Encoding, Measuring
 from flowerpress.latent_codecs.entropy_models import EntropyBottleneck, GaussianConditional
@@ -81,7 +81,7 @@ class HyperLatentCodecWithCtx(CompressionModel):
         params = self.walk(coder, z, z.shape, ctx)
         return {"likelihoods": {"z": coder.likelihoods[0]}, "params": params}
 
-    @torch.no_grad()
+    @in_full
     def compress(self, y: torch.Tensor, ctx: torch.Tensor | None = None) -> dict[str, Any]:
         """Return ``{"strings": [z_strings], "shape": (h, w) of z, "params"}``."""
         streams = Apart()
@@ -90,7 +90,7 @@ class HyperLatentCodecWithCtx(CompressionModel):
         params = self.walk(coder, z, z.shape, ctx)
         return {"strings": streams.strings, "shape": tuple(z.shape[2:]), "params": params}
 
-    @torch.no_grad()
+    @in_full
     def decompress(
         self,
         strings: Strings,

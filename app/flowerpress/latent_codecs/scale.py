@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from flowerpress.errors import ChunkError, ConfigError
-from flowerpress.latent_codecs.base import CompressionModel, batch_of, size_of
+from flowerpress.latent_codecs.base import CompressionModel, batch_of, in_full, size_of
 from flowerpress.latent_codecs.coding import Coder, Decoding, Encoding
 from flowerpress.latent_codecs.entropy_models import EntropyBottleneck, GaussianConditional
 from flowerpress.latent_codecs.hyperprior import MOST_POSITIONS, Strings
@@ -143,7 +143,7 @@ class FeatureScaleHyperprior(CompressionModel):
             x_hat = x_hat * (high - low) + low
         return {"x_hat": x_hat}
 
-    @torch.no_grad()
+    @in_full
     def encode(self, coder: Encoding, x: torch.Tensor) -> torch.Size:
         """Give the latents of planes to a coder; return the shape of z."""
         self._check(x)
@@ -152,7 +152,7 @@ class FeatureScaleHyperprior(CompressionModel):
         self._walk(coder, y, z, z.shape)
         return z.shape
 
-    @torch.no_grad()
+    @in_full
     def decode(self, coder: Decoding, items: int, size: tuple[int, int]) -> torch.Tensor:
         """Take the latents of so many planes from a coder, of z of this height and width."""
         return self._walk(coder, None, None, torch.Size((items, len(self.entropy_bottleneck.medians), *size)))

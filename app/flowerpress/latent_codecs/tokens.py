@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from flowerpress.errors import ChunkError, ConfigError
-from flowerpress.latent_codecs.base import CompressionModel, batch_of, size_of
+from flowerpress.latent_codecs.base import CompressionModel, batch_of, in_full, size_of
 from flowerpress.latent_codecs.blocks import Block
 from flowerpress.latent_codecs.checkerboard import ChannelGroups, groups_of
 from flowerpress.latent_codecs.coding import Coder, Decoding, Encoding, Measuring
@@ -126,7 +126,7 @@ class TokenCodec(CompressionModel):
         except ConfigError as error:
             raise ChunkError(str(error)) from error
 
-    @torch.no_grad()
+    @in_full
     def encode(
         self,
         coder: Encoding,
@@ -143,7 +143,7 @@ class TokenCodec(CompressionModel):
         self._walk(coder, y, z, z.shape, seen, half(token_res))
         return z.shape
 
-    @torch.no_grad()
+    @in_full
     def decode(self, coder: Decoding, items: int, ctx: torch.Tensor | None, token_res: tuple[int, int]) -> torch.Tensor:
         """Take the latents of so many items from a coder."""
         self._check_context(ctx, items, token_res)
