@@ -158,6 +158,21 @@ def test_the_command_line_trains_on_one_machine(kind: str, tmp_path: Path) -> No
     assert CliRunner().invoke(app, ["cache", "weights", str(tmp_path / "codec.fpb")]).stdout.strip() == said["digest"]
 
 
+def test_the_command_line_trains_codecs_of_planes(tmp_path: Path) -> None:
+    planes = np.random.default_rng(0).random((4, 64, 64), np.float32)
+    np.save(tmp_path / "planes.npy", planes)
+    options = ["--model", "scale-hyperprior", "--channels", "4", "--hyper-channels", "4", "--epochs", "1"]
+    call = ["train-codec", str(tmp_path / "planes.npy"), str(tmp_path / "codec.pt"), *options, "--format", "json"]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    text = f"learned(model='scale-hyperprior', weights='{json.loads(done.stdout)['digest']}', bounds=[0.0, 1.0])"
+    data = parse(text).encode(planes, Spec.of(planes))
+    assert parse(text).decode(bytes(data), Spec.of(planes)).shape == planes.shape
+    wrong = CliRunner().invoke(app, [*call, "--model", "other"])
+    assert wrong.exit_code == 1
+    assert "vit-union, scale-hyperprior, found 'other'" in wrong.stderr
+
+
 def test_the_command_line_names_what_cannot_be_trained_on(tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros((4, 4), np.float32))
     np.save(tmp_path / "whole.npy", np.zeros((4, 4, 4), np.int32))
