@@ -1,6 +1,7 @@
 """Contents by digest, and the folder where this machine keeps some of them."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from flowerpress.codecs.dtypes import ArrayLike, to_host
 from flowerpress.codecs.raw import as_bytes
 
 FOLDER = "FLOWERPRESS_CACHE"  # an environment variable
+_DIGEST = re.compile("[0-9a-f]{32}")
 
 
 def digest_of(arrays: Mapping[str, ArrayLike]) -> str:
@@ -26,6 +28,11 @@ def digest_of(arrays: Mapping[str, ArrayLike]) -> str:
         digest.update(msgspec.msgpack.encode([spec.key, spec.dtype, spec.shape]))
         digest.update(as_bytes(x))
     return digest.hexdigest()
+
+
+def is_digest(name: str) -> bool:
+    """Tell whether this can be a digest: they come from peers, too, and name files and folders."""
+    return _DIGEST.fullmatch(name) is not None
 
 
 def cache_folder() -> Path:

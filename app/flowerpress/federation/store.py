@@ -11,7 +11,6 @@ whenever it is read, and a damaged one counts as missing.
 import logging
 import mmap
 import os
-import re
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 from filelock import FileLock
 
 from flowerpress.chunks.bundle import Bundle, Memory
-from flowerpress.chunks.content import FOLDER, cache_folder, digest_of
+from flowerpress.chunks.content import FOLDER, cache_folder, digest_of, is_digest
 from flowerpress.chunks.pack import pack, save
 from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ChunkError, ConfigError
@@ -31,7 +30,6 @@ SEED = "seed"  # the holder of records that users added
 MOST = "FLOWERPRESS_CACHE_BYTES"  # an environment variable
 STALE = 7 * 24 * 3600  # seconds without use after which a record goes: a client is not told that its run has ended
 _DEFAULT_MOST = 8 << 30
-_DIGEST = re.compile("[0-9a-f]{32}")  # digests come from peers, too, and name folders
 _log = logging.getLogger("flwr")
 
 
@@ -65,7 +63,7 @@ class Store:
         return iter(sorted(filter(self.__contains__, self._folders()), key=self._used, reverse=True))
 
     def __contains__(self, digest: str) -> bool:
-        return _DIGEST.fullmatch(digest) is not None and os.path.isfile(self._record(digest))
+        return is_digest(digest) and os.path.isfile(self._record(digest))
 
     def nbytes(self, digest: str) -> int:
         """Return the bytes that a record takes on disk; 0 if it is not there."""
@@ -233,7 +231,7 @@ class Store:
     def _folders(self) -> list[str]:
         """Return the digests that have a folder, which may be without a record: see `_write`."""
         with suppress(OSError):
-            return [path.name for path in self.folder.iterdir() if _DIGEST.fullmatch(path.name)]
+            return [path.name for path in self.folder.iterdir() if is_digest(path.name)]
         return []
 
 

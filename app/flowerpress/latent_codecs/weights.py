@@ -7,7 +7,6 @@
 A file is checked against its name when it is read. Nothing here is removed by itself.
 """
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flowerpress.chunks.bundle import Bundle
-from flowerpress.chunks.content import cache_folder, digest_of
+from flowerpress.chunks.content import cache_folder, digest_of, is_digest
 from flowerpress.chunks.pack import pack, save
 from flowerpress.codecs.dtypes import ArrayLike, to_host, to_tensor
 from flowerpress.errors import ConfigError
@@ -28,12 +27,6 @@ if TYPE_CHECKING:
 
 VIT, SCALE = "vit-union", "scale-hyperprior"
 MODELS = (VIT, SCALE)
-_DIGEST = re.compile("[0-9a-f]{32}")
-
-
-def is_digest(name: str) -> bool:
-    """Tell whether this is the digest of weights, and not the path of a file."""
-    return _DIGEST.fullmatch(name) is not None
 
 
 def install(weights: Mapping[str, ArrayLike]) -> str:
