@@ -176,8 +176,13 @@ def test_the_command_line_trains_codecs_of_planes(tmp_path: Path) -> None:
 def test_the_command_line_names_what_cannot_be_trained_on(tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros((4, 4), np.float32))
     np.save(tmp_path / "whole.npy", np.zeros((4, 4, 4), np.int32))
-    for name, said in (("flat.npy", "features"), ("whole.npy", "features"), ("none.npy", ".npy file")):
+    (tmp_path / "damaged.npy").write_bytes(b"no numbers")
+    (tmp_path / "folder").mkdir()
+    features = [("flat.npy", "features"), ("whole.npy", "features")]
+    for name, said in [*features, *((name, ".npy file") for name in ("none.npy", "damaged.npy", "folder"))]:
         done = CliRunner().invoke(app, ["train-codec", str(tmp_path / name), str(tmp_path / "codec.fpb")])
         assert done.exit_code == 1
         assert said in done.stderr
     assert not (tmp_path / "codec.fpb").exists()
+    done = CliRunner().invoke(app, ["train-codec", str(tmp_path / "flat.npy"), str(tmp_path / "codec.bin")])
+    assert "expected a file that ends in" in done.stderr  # before anything is trained

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowerpress.apps.gathered import ZARR
-from flowerpress.arrays.files import arrays_to_file
+from flowerpress.arrays.files import arrays_to_file, check_suffix
 from flowerpress.errors import ConfigError
 from flowerpress.latent_codecs.weights import MODELS, SCALE, VIT, install
 
@@ -76,6 +75,7 @@ def train_codec(
     from flowerpress.apps.classify import device
     from flowerpress.latent_codecs.training import Aim, finish, measure, train
 
+    check_suffix(target)  # now, and not when the codec is trained
     features = torch.from_numpy(_features(source))
     features = features[:, None] if training.model == SCALE else features  # planes have one channel
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(training.seed))
@@ -110,19 +110,19 @@ def train_codec(
 def _features(source: Path) -> "np.ndarray[Any, np.dtype[np.float32]]":
     from flowerpress.arrays.places import place_of
 
-    if source.is_file() and source.suffix == ".npy":
-        found = np.load(source, allow_pickle=False)
-    elif source.is_dir():
-        inside = source / ZARR / _LATENTS
-        found = place_of(inside if inside.is_dir() else source).open()[...]
-    else:
-        raise ConfigError(
-            f"{source}: expected an .npy file, a Zarr array, or the folder of a run that gathered latents"
-        )
-    found = np.asarray(found)
+    inside = source / ZARR / _LATENTS
+    try:
+        if source.suffix == ".npy":
+            found = np.asarray(np.load(source, allow_pickle=False))
+        else:
+            found = np.asarray(place_of(inside if inside.is_dir() else source).open()[...])
+    except (OSError, ValueError, EOFError) as error:  # of numpy and of Zarr
+        wanted = "an .npy file, a Zarr array, or the folder of a run that gathered latents"
+        raise ConfigError(f"{source}: expected {wanted}, found none that can be read: {error}") from error
     if found.ndim != 3 or found.dtype.kind != "f" or not np.isfinite(found).all() or len(found) < 2:
         raise ConfigError(f"{source}: expected two or more finite features (n, …, …), found {found.dtype}{found.shape}")
-    return found.astype(np.float32)
+    features: np.ndarray[Any, np.dtype[np.float32]] = found.astype(np.float32)
+    return features
 
 
 def _made(features: "torch.Tensor", training: Training) -> "tuple[CompressionModel, tuple[int, int] | None]":
@@ -135,6 +135,5 @@ def _made(features: "torch.Tensor", training: Training) -> "tuple[CompressionMod
         return FeatureScaleHyperprior(of_z, channels), None
     if training.model != VIT:
         raise ConfigError(f"expected a model among {', '.join(MODELS)}, found {training.model!r}")
-    side = isqrt(max(0, features.shape[1] - training.prefix))
     codec = VitUnionLatentCodec(features.shape[2], channels, of_z, training.groups, training.prefix)
-    return codec, training.grid or (side, side)
+    return codec, training.grid or codec.square(features.shape[1])

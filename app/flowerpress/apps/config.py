@@ -66,7 +66,7 @@ class Config:
         if self.task not in TASKS:
             raise ConfigError(f"run config: expected a task among {', '.join(TASKS)}, found {self.task!r}")
         needed = ["encoder"] * bool(self.encoder or self.task != CLASSIFY)
-        needed += ["images", "output_dir"] * (self.task == EXTRACT)
+        needed += ["output_dir"] * (self.task != CLASSIFY) + ["images"] * (self.task == EXTRACT)
         for name in needed:
             if not Path(getattr(self, name)).is_absolute():
                 found = getattr(self, name)

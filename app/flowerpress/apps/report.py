@@ -10,8 +10,8 @@ from flowerpress.apps.results import read_rounds
 from flowerpress.errors import ConfigError
 
 _PLOTTED = {
-    "accuracy": ("accuracy", "accuracy on held-out images (%)", 100.0),
-    "loss": ("loss", "rate and weighted distortion of held-out features", 1.0),
+    "accuracy": ("accuracy on held-out images (%)", 100.0),
+    "loss": ("rate and weighted error of held-out features", 1.0),
 }
 
 
@@ -55,12 +55,13 @@ def plot(folder: Path) -> Path:
     if picture.is_for(folder):
         return picture.draw(folder)
     rounds = read_rounds(folder)
-    figure_name, label, unit = _PLOTTED["accuracy" if "accuracy" in rounds[-1] else "loss"]
-    found = [unit * row[figure_name] for row in rounds]
+    name = "accuracy" if "accuracy" in rounds[-1] else "loss"
+    title, unit = _PLOTTED[name]
+    found = [unit * row[name] for row in rounds]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     left.plot([row["round"] for row in rounds], found, marker="o", color="C0")
-    left.set(xlabel="round", ylabel=label)
+    left.set(xlabel="round", ylabel=title)
     for label, kind, style in (("as sent", "", "-"), ("uncompressed", "raw-", "--")):
         sent = _running([row[f"down-{kind}bytes"] + row[f"up-{kind}bytes"] for row in rounds])
         right.plot([n / 1e6 for n in sent], found, style, marker="o", label=label)

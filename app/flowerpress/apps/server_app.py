@@ -59,8 +59,7 @@ def main(grid: Grid, context: Context) -> None:
     dtypes = Dtypes()
     dtypes.restore("arrays", initial)
     final = dtypes.restore("arrays", result.arrays)
-    if config.output_dir:
-        job.finish(final.to_torch_state_dict(), Path(config.output_dir))
+    job.finish(final.to_torch_state_dict(), Path(config.output_dir))
     results.finish(final)
 
 

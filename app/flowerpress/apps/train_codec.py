@@ -7,7 +7,6 @@ The run leaves ``codec.fpb`` behind: weights with tables, ready for ``learned(we
 
 import logging
 from functools import cached_property
-from math import isqrt
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -119,8 +118,7 @@ class TrainingCodec(Job):
         return model
 
     def _grid(self, model: "TokenCodec") -> tuple[int, int]:
-        side = isqrt(max(0, self.features.shape[1] - model.num_prefix_tokens))
-        return side, side
+        return model.square(self.features.shape[1])
 
 
 def _parameters(model: "TokenCodec") -> "State":

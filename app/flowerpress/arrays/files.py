@@ -33,8 +33,8 @@ def arrays_of_file(path: Path) -> Arrays:
     """
     if not (path.is_file() or (path / "rounds").is_dir()):
         raise ConfigError(f"{path}: there is no such file, and no folder of checkpoints")
-    if path.is_file() and path.suffix not in _FORMATS:
-        raise ConfigError(f"{path}: expected a file that ends in {', '.join(_FORMATS)}")
+    if path.is_file():
+        check_suffix(path)
     try:
         return _FORMATS[path.suffix][0](path) if path.is_file() else _last_model(path)
     except FlowerpressError:
@@ -43,14 +43,19 @@ def arrays_of_file(path: Path) -> Arrays:
         raise ChunkError(f"{path}: cannot be read: {error}") from error
 
 
+def check_suffix(path: Path) -> None:
+    """Raise ConfigError for a file of a kind that is not known here."""
+    if path.suffix not in _FORMATS:
+        raise ConfigError(f"{path}: expected a file that ends in {', '.join(_FORMATS)}")
+
+
 def arrays_to_file(arrays: Arrays, path: Path) -> None:
     """Write arrays to a file of the kind that its suffix says, whole or not at all.
 
     npz knows no bfloat16 and no float8, and safetensors sorts arrays. Raises ConfigError for what a format
     cannot hold, and for other suffixes.
     """
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"{path}: expected a file that ends in {', '.join(_FORMATS)}")
+    check_suffix(path)
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         _FORMATS[path.suffix][1](arrays, unfinished)
