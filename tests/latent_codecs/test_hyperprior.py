@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,8 @@ def test_the_default_hyperprior(ctx: torch.Tensor | None) -> None:
     assert [len(streams) for streams in packed["strings"]] == [2, 2]
     found = codec.decompress(packed["strings"], packed["shape"], ctx, anything=1)
     assert torch.equal(found["y_hat"], packed["y_hat"])
+    shape = json.loads(json.dumps(packed["shape"]))
+    assert torch.equal(codec.decompress(packed["strings"], shape, ctx)["y_hat"], found["y_hat"])
     assert (found["y_hat"] - y).abs().max() <= 0.501
     assert codec["y"] is codec.y
     assert codec["hyper"] is codec.hyper

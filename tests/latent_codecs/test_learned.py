@@ -12,7 +12,8 @@ from tests.latent_codecs.tiny import DIM, scale, tokens, vit
 from flowerpress import Bundle, ChunkError, ConfigError, LatentRecord, Policy, Spec, pack, parse
 from flowerpress.arrays.files import arrays_to_file
 from flowerpress.chunks.content import FOLDER
-from flowerpress.latent_codecs import weights
+from flowerpress.latent_codecs import frames, weights
+from flowerpress.latent_codecs import tokens as tokens_module
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,14 @@ def test_features_of_any_float_type(of_tokens: str, dtype: object) -> None:
     h = tokens(2, (3, 3)).numpy().astype(dtype)
     found = there_and_back(of_tokens, h)
     assert (found.dtype, found.shape) == (h.dtype, h.shape)
+
+
+def test_more_tokens_than_go_into_one_call(of_tokens: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (tokens_module, frames):
+        monkeypatch.setattr(module, "MOST_TOKENS", 40)  # four images
+    h = tokens(11, (3, 3))
+    expected = torch.cat([vit().decompress(**vit().compress(part, (3, 3)))["h_hat"] for part in h.split(4)])
+    assert np.abs(there_and_back(of_tokens, h.numpy()) - expected.numpy()).max() < 1e-4
 
 
 def test_a_grid_that_is_no_square(of_tokens: str) -> None:

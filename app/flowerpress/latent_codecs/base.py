@@ -95,7 +95,7 @@ class LatentCodec(CompressionModel):
     @in_full
     def decompress(self, strings: Sequence[Sequence[Buffer]], shape: object, params: torch.Tensor) -> dict[str, Any]:
         """Return ``{"y_hat"}``; ChunkError for streams that are damaged, or of another shape than the parameters'."""
-        if batch_of(strings, self.lists) != len(params) or shape != self.shape(_size(params)):
+        if batch_of(strings, self.lists) != len(params) or plain(shape) != plain(self.shape(_size(params))):
             raise ChunkError(f"expected streams of shape {self.shape(_size(params))}, found {shape!r}")
         y_hat = self.walk(Decoding(FromApart(strings), exact=self.exact), None, params)
         return {"y_hat": y_hat.to(next(self.parameters()).dtype)}
@@ -103,6 +103,11 @@ class LatentCodec(CompressionModel):
 
 def _size(x: torch.Tensor) -> tuple[int, int]:
     return x.shape[2], x.shape[3]
+
+
+def plain(x: object) -> object:
+    """Return nested sequences as lists: JSON makes those of tuples."""
+    return list(map(plain, x)) if isinstance(x, list | tuple) else x
 
 
 def batch_of(strings: object, lists: int) -> int:

@@ -9,7 +9,7 @@ Names of parameters and buffers are those of CompressAI up to 1.2.6; those of la
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from math import log
 from typing import Any
@@ -82,7 +82,7 @@ class EntropyModel(nn.Module):
         symbols = FromApart([strings]).get(numbers(indexes), self.tables)
         return torch.from_numpy(symbols).reshape(indexes.shape).to(indexes.device, torch.float32)
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401 - torch's
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401 - torch's
         """Take over the sizes of the tables in a checkpoint, which depend on its weights."""
         for name, buffer in self._buffers.items():
             found = state_dict.get(prefix + name)
@@ -193,7 +193,7 @@ class EntropyBottleneck(EntropyModel):
         weight: torch.Tensor = getattr(self, f"_{name}{layer}")
         return weight if learn else weight.detach()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # type: ignore[override]  # noqa: ANN401
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:  # noqa: ANN401
         for later, name in _LATER.items():
             for i in range(self._layers):
                 if f"{prefix}{later}.{i}" in state_dict:

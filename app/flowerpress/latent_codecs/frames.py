@@ -3,7 +3,7 @@
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from math import isfinite, isqrt, prod
+from math import isfinite, prod
 from typing import Protocol
 
 import numpy as np
@@ -76,7 +76,7 @@ class Tokens(Frame):
         self.codec = codec
 
     def images(self, features: torch.Tensor, how: How) -> tuple[torch.Tensor, bytes]:
-        self.codec.check(features, self._grid(tuple(features.shape), how.grid))
+        self.codec.check(features[:1], self._grid(tuple(features.shape), how.grid))
         return features, b""
 
     def encode(self, coder: Encoding, images: torch.Tensor, how: How) -> None:
@@ -99,10 +99,7 @@ class Tokens(Frame):
             return self.codec.synthesised(y_hat, None, found, how.qp)["h_hat"].float().cpu().numpy()
 
     def _grid(self, shape: Sequence[int], grid: list[int] | None) -> tuple[int, int]:
-        if grid is not None:
-            return grid[0], grid[1]
-        side = isqrt(max(0, shape[1] - self.codec.num_prefix_tokens))
-        return side, side
+        return (grid[0], grid[1]) if grid else self.codec.square(shape[1])
 
 
 class Planes(Frame):

@@ -22,7 +22,7 @@ from flowerpress.latent_codecs.layers import conv, deconv
 from flowerpress.latent_codecs.streams import Apart, FromApart
 
 Strings: TypeAlias = Sequence[Sequence[Buffer]]
-MOST_POSITIONS = 1 << 14  # of hyper latents, in all images of a call
+MOST_POSITIONS = 1 << 14  # of hyper latents, in all images of a call; the bytes of `learned` depend on it
 
 
 class HyperLatentCodecWithCtx(CompressionModel):

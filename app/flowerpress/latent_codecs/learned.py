@@ -24,9 +24,8 @@ from flowerpress.latent_codecs.weights import MODELS, VIT, frame_of, installed
 if TYPE_CHECKING:
     from flowerpress.codecs.plan import Record
 
-_BATCH = 64  # images that the networks see at once
+_BATCH = 64  # images that the networks see at once: the order of symbols depends on it, so it never changes
 _CHECKSUM = 8  # bytes
-_DIMS = {VIT: 3}  # axes of an array; of planes, 2 or more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +98,10 @@ class Learned(ArrayToBytes):
         return replace(self, weights=digest)
 
     def refuses(self, spec: Spec) -> str:
-        wanted = _DIMS.get(self.model, max(2, len(spec.shape)))
-        axes = "" if len(spec.shape) == wanted else f"{self.model} codes arrays of {wanted} axes, or more for planes"
-        return check_float(spec) or check_some(spec) or axes
+        axes = len(spec.shape)
+        fits = axes == 3 if self.model == VIT else axes >= 2
+        wrong = "" if fits else f"{self.model} codes {'tokens (b, L, C)' if self.model == VIT else 'planes (…, h, w)'}"
+        return check_float(spec) or check_some(spec) or wrong
 
     def encode(self, x: ArrayLike, spec: Spec) -> Buffer:
         """Turn features into one stream; ConfigError for NaN and infinities, and if the weights are of other shapes."""

@@ -11,14 +11,14 @@ will do; sides are cut to those of the tokens where halving and doubling rounds 
 
 from collections.abc import Mapping, Sequence
 from itertools import count, takewhile
-from math import prod
+from math import isqrt, prod
 from typing import Any, Self
 
 import torch
 from torch import nn
 
 from flowerpress.errors import ChunkError, ConfigError
-from flowerpress.latent_codecs.base import CompressionModel, batch_of, in_full, size_of
+from flowerpress.latent_codecs.base import CompressionModel, batch_of, in_full, plain, size_of
 from flowerpress.latent_codecs.blocks import Block
 from flowerpress.latent_codecs.checkerboard import ChannelGroups, groups_of
 from flowerpress.latent_codecs.coding import Coder, Decoding, Encoding, Measuring
@@ -27,7 +27,7 @@ from flowerpress.latent_codecs.hyperprior import HyperLatentCodecWithCtx
 from flowerpress.latent_codecs.layers import conv, deconv
 from flowerpress.latent_codecs.streams import Apart, FromApart
 
-MOST_TOKENS = 1 << 18  # in all images of a call
+MOST_TOKENS = 1 << 18  # in all images of a call; the bytes of `learned` depend on it
 _PREFIX = "dino_codec."  # of a codec in the checkpoint of a whole model
 _NAMES = {
     "latent_codec.hyper.": "hyper_lc.",
@@ -191,6 +191,11 @@ class TokenCodec(CompressionModel):
             raise ConfigError(f"expected {wanted}, found {qp!r}")
         return qp
 
+    def square(self, tokens: int) -> tuple[int, int]:
+        """Return the grid of so many tokens if it is a square; what is none, `check` finds out."""
+        side = isqrt(max(0, tokens - self.num_prefix_tokens))
+        return side, side
+
     def check(self, h: torch.Tensor, token_res: tuple[int, int], ctx: torch.Tensor | None = None) -> None:
         """Raise ConfigError if these are no tokens of a grid, or if they do not fit their context."""
         res = tuple(token_res)
@@ -215,7 +220,7 @@ class TokenCodec(CompressionModel):
         size = half(found)
         known = {"y_shape": self.y_lc.shape(size), "z_shape": half(half(size)), "y_pad": size, "exact": self.exact}
         for name, value in known.items():
-            if name in pstate and _plain(pstate[name]) != _plain(value):
+            if name in pstate and plain(pstate[name]) != plain(value):
                 raise ChunkError(f"expected {name} {value!r} of {found[0]} x {found[1]} tokens, found {pstate[name]!r}")
         return found
 
@@ -274,8 +279,3 @@ def _lists(strings: object) -> list[Any]:
     if not (isinstance(strings, Mapping) and all(isinstance(strings.get(name), list | tuple) for name in ("y", "z"))):
         raise ChunkError("expected streams as lists 'y' and 'z'")
     return [*strings["z"], *strings["y"]]
-
-
-def _plain(x: object) -> object:
-    """Return nested sequences as lists: JSON makes those of tuples."""
-    return list(map(_plain, x)) if isinstance(x, list | tuple) else x
