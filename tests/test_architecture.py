@@ -12,7 +12,7 @@ import flowerpress
 PACKAGE = Path(__file__).parents[1] / "app" / "flowerpress"
 LAYERS = [
     *("errors", "codecs", "chunks", "npy", "records", "wire", "arrays", "extraction", "latent_codecs"),
-    *("federation", "apps", "cli"),
+    *("federation", "deployment", "apps", "cli"),
 ]
 OWNERS = {
     "flwr": {"records", "wire", "federation", "apps"},
@@ -29,6 +29,7 @@ OWNERS = {
     "scipy": {"apps"},
     "datasets": {"apps"},
     "matplotlib": {"apps"},
+    "cryptography": {"deployment"},
     "typer": {"cli"},
 }
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]

@@ -12,7 +12,8 @@ import pytest
 
 from flowerpress import Bundle
 from flowerpress.apps import launch, report
-from flowerpress.apps.superlink import SuperLink, program
+from flowerpress.deployment.programs import program
+from flowerpress.deployment.superlink import SuperLink
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.simulation

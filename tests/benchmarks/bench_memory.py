@@ -10,11 +10,11 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any, TypeAlias
 
+from flowerpress.deployment.local import Federation
 from tests.benchmarks.apart import ApartGrid
 from tests.benchmarks.app.noisy.server import measure
 from tests.benchmarks.noisy import CONFIGURATIONS, STOCK, scratch, served, settings
 from tests.benchmarks.timing import claim, console, table
-from tests.e2e.deployment import federation
 
 MEGABYTES, ROUNDS = 40, 2  # from the second round on, Flower holds the replies of the round before as well
 BAR = 1.2
@@ -57,9 +57,9 @@ def alone(label: str, nodes: int) -> dict[str, Any]:
 
 
 def loopback(nodes: int) -> Measured:
-    with scratch() as folder, federation(folder, nodes) as superlink:
+    with scratch() as folder, Federation(nodes, folder=folder) as federation:
         return {
-            label: served(superlink, settings(label, nodes=nodes, rounds=ROUNDS, megabytes=MEGABYTES))
+            label: served(federation.superlink, settings(label, nodes=nodes, rounds=ROUNDS, megabytes=MEGABYTES))
             for label in CONFIGURATIONS
         }
 

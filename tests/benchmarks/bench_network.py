@@ -19,10 +19,11 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from flowerpress import PressGrid
-from flowerpress.apps.superlink import SuperLink
+from flowerpress.deployment.local import Federation
+from flowerpress.deployment.superlink import SuperLink
 from tests.benchmarks import rounds
 from tests.benchmarks.timing import claim, console, table
-from tests.e2e.deployment import federation, run
+from tests.e2e.deployment import run
 from tests.e2e.proxy import Link
 from tests.federation.local_grid import LocalGrid
 
@@ -94,7 +95,7 @@ def raced(race: Race, folder: Path) -> Runs:
             links.append(stack.enter_context(Link(address, race.mbit * 1e6 / 8, DELAY)))
             return links[-1].address
 
-        superlink = stack.enter_context(federation(folder, NODES, through))
+        superlink = stack.enter_context(Federation(NODES, folder=folder, through=through)).superlink
         return {
             (codec, empty): measured(superlink, links, folder, codec, empty=empty)
             for codec in (race.codec, STOCK)

@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from flowerpress.deployment.local import Federation
 from tests.benchmarks.timing import claim, console, table
-from tests.e2e.deployment import federation, run
+from tests.e2e.deployment import run
 
 TENSORS, VALUES, ROUNDS = 200, 12_500, 5
 
@@ -74,14 +75,15 @@ def main() -> None:
     seconds = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "packing").mkdir()
-        (folder / "pyproject.toml").write_text(PYPROJECT)
+        app = folder / "app"
+        (app / "packing").mkdir(parents=True)
+        (app / "pyproject.toml").write_text(PYPROJECT)
         for part, text in (("__init__", ""), ("client", CLIENT), ("server", SERVER)):
-            (folder / "packing" / f"{part}.py").write_text(text)
-        with federation(folder, 2) as superlink:
+            (app / "packing" / f"{part}.py").write_text(text)
+        with Federation(2, folder=folder) as federation:
             for pressed in ("true", "false"):
                 output = folder / f"{pressed}.json"
-                run(superlink, folder, f"pressed={pressed} output='{output}'", 1200)
+                run(federation.superlink, app, f"pressed={pressed} output='{output}'", 1200)
                 seconds[pressed] = json.loads(output.read_text())
     shown = table("10 MB in 200 tensors, 2 SuperNodes: seconds per round", "", "median", "least", "most")
     for label, key in (("stock Flower", "false"), ("flowerpress, lossless", "true")):

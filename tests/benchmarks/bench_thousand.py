@@ -5,7 +5,7 @@ The server shares a process with Flower's engine; the clients are processes of R
 
 from statistics import median
 
-from flowerpress.apps.superlink import SuperLink
+from flowerpress.deployment.superlink import SuperLink
 from tests.benchmarks.noisy import CONFIGURATIONS, LOSSLESS, scratch, served, settings
 from tests.benchmarks.timing import claim, console, table
 

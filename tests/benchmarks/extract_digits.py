@@ -26,10 +26,9 @@ from flowerpress.apps.latents import with_weights
 from flowerpress.apps.report import summary_of
 from flowerpress.apps.results import read_rounds
 from flowerpress.apps.runconfig import as_text, defaults
-from flowerpress.apps.superlink import SuperLink
+from flowerpress.deployment.local import Federation
 from flowerpress.extraction import build_loader, calc_latent
 from tests.benchmarks.timing import claim, console
-from tests.e2e.deployment import start_node, stop, wait
 
 ROOT = Path(__file__).resolve().parents[2]
 BOUND = 1e-3
@@ -77,25 +76,18 @@ def extract(folder: Path, clients: int, options: dict[str, Any]) -> int:
     files = [Path(options["images"].replace("{partition}", str(client))) for client in range(clients)]
     victim = max(range(clients), key=lambda client: files[client].stat().st_size)
     config = {"task": "extract", "latent-codec": f"quantize(bound={BOUND}) | entropy", "reply-bytes": 40_000, **options}
-    with SuperLink(simulation=False, log=folder / "superlink.log") as superlink:
-
-        def started(client: int, name: str) -> Any:
-            return start_node(superlink, superlink.address, folder / f"{name}.log", client, clients)
-
-        nodes = [started(client, f"node-{client}") for client in range(clients)]
-        try:
-            wait(superlink, clients)
-            run_id = superlink.submit(ROOT, as_text({**config, "output-dir": str(folder)}))
-            end = time.monotonic() + SECONDS
-            while not superlink.status(run_id)[0].startswith("finished") and time.monotonic() < end:
-                if len(nodes) == clients and (folder / "metrics.jsonl").is_file() and read_rounds(folder):
-                    console.print(f"killing client {victim}; another SuperNode takes its place")
-                    stop([nodes[victim]], kill=True)
-                    nodes.append(started(victim, "replaced"))
-                time.sleep(1)
-            console.print(f"the run is {superlink.status(run_id)[0]}")
-        finally:
-            stop([node for node in nodes if node[0].poll() is None])
+    with Federation(clients, folder=folder / "federation") as federation:
+        superlink, killed = federation.superlink, False
+        run_id = superlink.submit(ROOT, as_text({**config, "output-dir": str(folder)}))
+        end = time.monotonic() + SECONDS
+        while not superlink.status(run_id)[0].startswith("finished") and time.monotonic() < end:
+            if not killed and (folder / "metrics.jsonl").is_file() and read_rounds(folder):
+                console.print(f"killing client {victim}; another SuperNode takes its place")
+                federation.stop(victim, kill=True)
+                federation.start(victim)
+                killed = True
+            time.sleep(1)
+        console.print(f"the run is {superlink.status(run_id)[0]}")
     return int(summary_of(folder)["failures"])
 
 

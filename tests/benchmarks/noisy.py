@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flowerpress.apps.superlink import SuperLink
 from flowerpress.chunks.content import FOLDER
+from flowerpress.deployment.superlink import SuperLink
 from tests.e2e.deployment import run
 
 FEDAVG = "flwr.serverapp.strategy:FedAvg"

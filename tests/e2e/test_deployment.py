@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 
 from flowerpress import Bundle
-from flowerpress.apps import superlink as module
 from flowerpress.apps.report import summary_of
-from flowerpress.apps.superlink import SuperLink
-from tests.e2e.deployment import federation, run
+from flowerpress.deployment import programs
+from flowerpress.deployment.local import Federation
+from flowerpress.deployment.superlink import SuperLink
+from tests.e2e.deployment import run
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_two_supernodes(tmp_path: Path) -> None:
     folder = tmp_path / "results"
-    with federation(tmp_path, 2) as superlink:
-        run(superlink, ROOT, f"num-server-rounds=2 fraction-evaluate=1.0 output-dir='{folder}'", 300)
+    with Federation(2, folder=tmp_path) as federation:
+        run(federation.superlink, ROOT, f"num-server-rounds=2 fraction-evaluate=1.0 output-dir='{folder}'", 300)
     summary = summary_of(folder)
     assert summary["failures"] == 0
     assert summary["up-raw-bytes"] > 1.1 * summary["up-bytes"] > 0
@@ -48,7 +49,7 @@ def bare(tmp_path: Path) -> Path:
 
 def test_nodes_where_flowerpress_is_not_installed(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`flwr run .` carries our code in the app bundle."""
-    monkeypatch.setattr(module.sys, "executable", str(bare))
+    monkeypatch.setattr(programs.sys, "executable", str(bare))
     with SuperLink(simulation=True, log=tmp_path / "log") as superlink:
         resources = "num-supernodes=2 client-resources-num-cpus=1"
         run_id = superlink.submit(ROOT, f"num-server-rounds=1 output-dir='{tmp_path / 'results'}'", resources)

@@ -1,12 +1,12 @@
 """A SuperNode is killed in the middle of a run, and comes back as another, with nothing."""
 
+import shutil
 import time
 from pathlib import Path
 
 from flowerpress.apps.report import summary_of
 from flowerpress.apps.results import read_rounds
-from flowerpress.apps.superlink import SuperLink
-from tests.e2e.deployment import start_node, stop, wait
+from flowerpress.deployment.local import Federation
 
 ROOT = Path(__file__).parents[2]
 ROUNDS, SECONDS = 5, 420  # Flower takes a minute to give up a node
@@ -17,26 +17,19 @@ def rounds_of(folder: Path) -> int:
 
 
 def test_a_node_is_killed_and_another_takes_its_place(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    with SuperLink(simulation=False, log=tmp_path / "superlink.log") as superlink:
-
-        def started(partition: int, name: str) -> tuple:
-            return start_node(superlink, superlink.address, tmp_path / name, partition, 2)
-
-        nodes = [started(0, "first"), started(1, "second")]
-        try:
-            wait(superlink, 2)
-            codec = "intdelta | zstd"
-            run_id = superlink.submit(ROOT, f"codec='{codec}' num-server-rounds={ROUNDS} output-dir='{results}'")
-            end = time.monotonic() + SECONDS
-            while not superlink.status(run_id)[0].startswith("finished") and time.monotonic() < end:
-                if len(nodes) == 2 and rounds_of(results) > 2:
-                    stop(nodes[1:], kill=True)
-                    nodes.append(started(1, "third"))
-                time.sleep(1)
-            status = superlink.status(run_id)
-        finally:
-            stop([node for node in nodes if node[0].poll() is None])
+    results, replaced = tmp_path / "results", False
+    with Federation(2, folder=tmp_path / "federation") as federation:
+        superlink, codec = federation.superlink, "intdelta | zstd"
+        run_id = superlink.submit(ROOT, f"codec='{codec}' num-server-rounds={ROUNDS} output-dir='{results}'")
+        end = time.monotonic() + SECONDS
+        while not superlink.status(run_id)[0].startswith("finished") and time.monotonic() < end:
+            if not replaced and rounds_of(results) > 2:
+                federation.stop(1, kill=True)
+                shutil.rmtree(federation.folder / "supernode-1")
+                federation.start(1)
+                replaced = True
+            time.sleep(1)
+        status = superlink.status(run_id)
     assert status[0] == "finished:completed", status
     assert summary_of(results)["failures"] <= 1
     trained = [row["exchanges"][0] for row in read_rounds(results)[1:]]

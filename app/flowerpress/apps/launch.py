@@ -9,18 +9,25 @@ from typing import Any
 
 from flowerpress.apps.results import read_rounds
 from flowerpress.apps.runconfig import as_text, changes, defaults
-from flowerpress.apps.superlink import SuperLink, last_words
+from flowerpress.deployment.connection import Connection
+from flowerpress.deployment.superlink import SuperLink
 from flowerpress.errors import ConfigError, RunError
 
 _POLL, _ASK = 0.5, 5.0  # seconds; asking for the status starts a Python process
 
 
-def prepared(app: Path, folder: Path, clients: int, run_config: list[str], *, resume: bool) -> tuple[int, list[str]]:
-    """Return the clients and the ``key=value`` pairs of a run, with checkpoints in its folder, and note them there.
+def prepared(
+    app: Path, folder: Path, clients: int, run_config: list[str], *, resume: bool, checkpoints: str = ""
+) -> tuple[int, list[str]]:
+    """Return the clients and the ``key=value`` pairs of a run, and note them in its folder.
+
+    Its checkpoints are in the folder, or in a place of its name below ``checkpoints``, a folder or a URL.
 
     A run that is resumed has those that it had, and what is asked for now beside them. ConfigError if it cannot be.
     """
     note, known = folder / "asked.json", defaults(app)
+    if checkpoints:
+        run_config = [f"checkpoints='{checkpoints.rstrip('/')}/{folder.name}'", *run_config]
     if resume:
         if not note.is_file() or "checkpoints" not in known:
             raise ConfigError(f"expected the folder of a run that keeps checkpoints, found no {note.name} in {folder}")
@@ -37,26 +44,47 @@ def prepared(app: Path, folder: Path, clients: int, run_config: list[str], *, re
 def simulate(
     app: Path, folder: Path, *, clients: int, run_config: str, on_round: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Run the Flower app in ``app`` in Flower's simulation engine, and leave its results in ``folder``.
+    """Run the Flower app in ``app`` in Flower's simulation engine; arguments and errors are those of `submit`.
+
+    ``clients`` are simulated SuperNodes; one core each, as many at a time as there are cores.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    resources = f"num-supernodes={clients} client-resources-num-cpus=1 client-resources-num-gpus=0.0"
+    with SuperLink(simulation=True, log=folder / "superlink.log") as superlink:
+        submit(superlink, app, folder, run_config=run_config, on_round=on_round, resources=resources)
+
+
+def submit(
+    connection: Connection,
+    app: Path,
+    folder: Path,
+    *,
+    run_config: str,
+    on_round: Callable[[dict[str, Any]], None],
+    resources: str = "",
+) -> None:
+    """Run the Flower app in ``app`` on a SuperLink, and wait until its results are in ``folder``.
 
     Parameters
     ----------
+    connection : Connection
+        To the SuperLink.
     app : Path
         A folder with a ``pyproject.toml`` that describes a Flower app which knows ``output-dir``.
     folder : Path
-        Where the results, ``app.log`` and ``superlink.log`` go.
-    clients : int
-        Simulated SuperNodes; one core each, as many at a time as there are cores.
+        Where the results and ``app.log`` go: one that the server app, wherever it runs, can write under this path.
     run_config : str
         ``key=value`` pairs, as Flower's ``--run-config`` takes them. If they say to resume, the results in ``folder``
         are gone on with.
     on_round : callable
         Called with each round's results as they appear.
+    resources : str
+        Of a simulation, as Flower's ``--federation-config`` takes them.
 
     Raises
     ------
     RunError
-        If the run did not complete; the message has Flower's reason.
+        If the run did not complete; the message has Flower's reason. It is stopped if this is interrupted.
     """
     if not (app / "pyproject.toml").is_file():
         raise ConfigError(f"expected a Flower app in {app}, found no pyproject.toml; name the app's folder")
@@ -64,18 +92,25 @@ def simulate(
         raise ConfigError(f"expected a folder for the results without quotes in its name, found {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").unlink(missing_ok=True)
-    log = folder / "superlink.log"
-    with SuperLink(simulation=True, log=log) as superlink:
-        resources = f"num-supernodes={clients} client-resources-num-cpus=1 client-resources-num-gpus=0.0"
-        run_id = superlink.submit(app, f"{run_config} output-dir='{folder}'", resources)
-        status, details = _watch(superlink, run_id, folder, on_round)
-        (folder / "app.log").write_text(superlink.log_of(run_id))
-    if status != "finished:completed" or not (folder / "summary.json").is_file():
-        raise RunError(f"the run ended as {status}: {details or last_words(log)}\nits log is {folder / 'app.log'}")
+    run_id = connection.submit(app, f"{run_config} output-dir='{folder}'", resources)
+    try:
+        status, details = _watch(connection, run_id, folder, on_round)
+    except KeyboardInterrupt:
+        connection.flwr("stop", str(run_id), connection.name)
+        raise
+    said = connection.log_of(run_id)
+    (folder / "app.log").write_text(said)
+    if status != "finished:completed":
+        raise RunError(f"the run ended as {status}: {details or said[-2000:]}\nits log is {folder / 'app.log'}")
+    if not (folder / "summary.json").is_file():
+        raise RunError(
+            f"the run completed, but left no summary.json in {folder}: expected a folder that the server app, where it "
+            f"runs, can write under this path; its log is {folder / 'app.log'}"
+        )
 
 
 def _watch(
-    superlink: SuperLink, run_id: int, folder: Path, on_round: Callable[[dict[str, Any]], None]
+    connection: Connection, run_id: int, folder: Path, on_round: Callable[[dict[str, Any]], None]
 ) -> tuple[str, str]:
     """Report rounds as they appear until the run has finished; return its status and Flower's details."""
     seen, asked, status = len(_rounds(folder)), 0.0, ("", "")
@@ -83,7 +118,7 @@ def _watch(
         time.sleep(_POLL)
         done = (folder / "summary.json").is_file()
         if time.monotonic() - asked > (_POLL if done else _ASK):
-            status, asked = superlink.status(run_id), time.monotonic()
+            status, asked = connection.status(run_id), time.monotonic()
         rounds = _rounds(folder)
         for row in rounds[seen:]:
             on_round(row)

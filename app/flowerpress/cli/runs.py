@@ -1,0 +1,142 @@
+"""``flowerpress run``, ``compare`` and ``plot``: runs of the app, and what came of them."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowerpress.cli.shared import AsFormat, Format, RunConfig, console, explain
+from flowerpress.deployment.connection import Connection
+from flowerpress.errors import ConfigError
+
+_CLIENTS = 10
+commands = typer.Typer()
+
+
+@commands.command()
+@explain
+def run(
+    app_folder: Annotated[Path, typer.Argument(help="Folder of the Flower app.")] = Path(),
+    clients: Annotated[int | None, typer.Option(min=2, help="Simulated clients; 10 if nothing is said.")] = None,
+    run_config: RunConfig = None,
+    runs: Annotated[Path, typer.Option(help="Where the results go, in a folder per run.")] = Path("runs"),
+    resume: Annotated[
+        Path | None, typer.Option(help="Folder of a run that was stopped, or is to have more rounds: it goes on.")
+    ] = None,
+    connection: Annotated[
+        str, typer.Option(help="A SuperLink in $FLWR_HOME/config.toml: run there, not in the simulation engine.")
+    ] = "",
+    checkpoints: Annotated[
+        str, typer.Option(help="Folder or URL where the last rounds are kept, in a place per run; else in the run's.")
+    ] = "",
+    output: AsFormat = Format.TABLE,
+) -> None:
+    """Train in Flower's simulation engine, show each round, and save metrics, plot and model.
+
+    Starts a SuperLink of its own on a free port and stops it at the end. Exits with 1 if the run failed.
+    What was stopped, by whatever, goes on behind its last round with --resume runs/<id>.
+
+    With --connection the SuperNodes of a SuperLink train; its server app has to
+    see the folder of the results under the same path.
+    """
+    from flowerpress.apps import launch, report
+
+    if connection and clients:
+        raise ConfigError("expected no --clients beside --connection: the SuperNodes there are the clients")
+    folder = resume.resolve() if resume else launch.new_folder(runs)
+    clients, run_config = launch.prepared(
+        app_folder,
+        folder,
+        clients or _CLIENTS,
+        run_config or [],
+        resume=resume is not None,
+        checkpoints=checkpoints,
+    )
+    quiet, app, text = output is Format.JSON, app_folder.resolve(), " ".join(run_config)
+
+    def on_round(row: dict[str, Any]) -> None:
+        if not quiet:
+            console.print(report.line(row), markup=False)
+
+    if connection:
+        launch.submit(Connection.of_user(connection), app, folder, run_config=text, on_round=on_round)
+    else:
+        if not quiet:
+            console.print(f"{clients} clients in Flower's simulation engine; the engine takes half a minute to start")
+        launch.simulate(app, folder, clients=clients, run_config=text, on_round=on_round)
+    report.plot(folder)
+    if quiet:
+        print(json.dumps({"folder": str(folder), **report.summary_of(folder)}))
+    else:
+        console.print(report.table(folder))
+        console.print(f"metrics, model and plot are in {folder}")
+
+
+@commands.command()
+@explain
+def compare(
+    pipelines: Annotated[list[str], typer.Argument(help="What to compare.")],
+    app_folder: Annotated[Path, typer.Option("--app", help="Folder of the Flower app.")] = Path(),
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each: seed, seed + 1, and so on.")] = 1,
+    clients: Annotated[int, typer.Option(min=2, help="Clients of each run.")] = 10,
+    run_config: RunConfig = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Run our app without the simulation engine: faster, for many seeds.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="Where the results go, in a folder per comparison.")] = Path("runs"),
+    output: AsFormat = Format.TABLE,
+) -> None:
+    """Train under several pipelines, with equal seeds, model, data and clients.
+
+    A pipeline is the text of one, or of a policy, for both directions;
+    "UP // DOWN" for one in replies and another in what the server sends;
+    or "stock", which is Flower without compression:
+
+    flowerpress compare stock zstd "delta | budget(bits=0.1) // intdelta | zstd"
+
+    The first one is what the others are compared with. The table has the mean
+    difference in accuracy with its 95% interval over seeds, and the bytes of
+    all that Flower sends. "flowerpress plot FOLDER" draws the plot again.
+    """
+    from flowerpress.apps import compare as comparing
+    from flowerpress.apps import contrast, launch, runconfig
+
+    quiet, folder = output is Format.JSON, launch.new_folder(runs)
+    known = runconfig.defaults(app_folder)
+    config = {**known, **runconfig.changes(run_config or [], known)}
+    comparison = comparing.Comparison(
+        contenders=pipelines,
+        seeds=list(comparing.seeds_from(config["seed"], seeds)),
+        clients=clients,
+        engine="in one process" if in_process else "simulation engine",
+        config=config,
+    )
+    comparing.compare(
+        comparison,
+        folder,
+        comparing.in_process(clients) if in_process else comparing.simulated(app_folder.resolve(), known, clients),
+        lambda *run: None if quiet else console.print(contrast.line(*run), markup=False),
+    )
+    contrast.plot(comparison, folder)
+    if quiet:
+        print(json.dumps({"folder": str(folder), "pipelines": contrast.rows(comparison)}))
+    else:
+        console.print(contrast.table(comparison))
+        console.print(f"results and plot are in {folder}")
+
+
+@commands.command()
+@explain
+def plot(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or comparison.")]) -> None:
+    """Draw the plot of a run or a comparison again, and print its table."""
+    from flowerpress.apps import compare as comparing
+    from flowerpress.apps import contrast, report
+
+    if (folder / comparing.FILE).is_file():
+        comparison = comparing.Comparison.load(folder)
+        console.print(contrast.table(comparison))
+        console.print(f"{contrast.plot(comparison, folder)}")
+        return
+    console.print(report.table(folder.resolve()))
+    console.print(f"{report.plot(folder)}")

@@ -1,0 +1,77 @@
+"""A SuperLink as ``flwr`` knows it: a name in the ``config.toml`` of a Flower home."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from flowerpress.deployment.programs import environment, program
+from flowerpress.errors import RunError
+
+
+class Connection:
+    """What one can ask of a SuperLink.
+
+    Parameters
+    ----------
+    name : str
+        Its name in ``$FLWR_HOME/config.toml``.
+    env : mapping
+        The environment for everything that talks to it, with ``FLWR_HOME``.
+    """
+
+    def __init__(self, name: str, env: Mapping[str, str]) -> None:
+        self.name, self.env = name, dict(env)
+
+    @classmethod
+    def of_user(cls, name: str) -> Self:
+        """Return the connection of that name in the user's own Flower home: ``$FLWR_HOME``, or ``~/.flwr``."""
+        return cls(name, environment(Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")))
+
+    def flwr(self, *arguments: str) -> dict[str, Any]:
+        """Run ``flwr … --format json`` and return what it printed; RunError if it failed."""
+        done = subprocess.run(
+            [program("flwr"), *arguments, "--format", "json"], env=self.env, capture_output=True, text=True, check=False
+        )
+        try:
+            answer = json.loads(done.stdout[done.stdout.index("{") :])
+        except ValueError:
+            answer = {}
+        if not answer.get("success"):
+            said = answer.get("error-message") or (done.stderr or done.stdout).strip()
+            raise RunError(f"flwr {arguments[0]} failed: {said}")
+        return answer  # type: ignore[no-any-return]
+
+    def submit(self, app: Path, run_config: str, federation_config: str = "") -> int:
+        """Submit the app in a folder and return the run's id."""
+        options = ["--run-config", run_config] if run_config else []
+        options += ["--federation-config", federation_config] if federation_config else []
+        return int(self.flwr("run", str(app), self.name, *options)["run-id"])
+
+    def status(self, run_id: int) -> tuple[str, str]:
+        """Return a run's status, such as ``"running"`` or ``"finished:failed"``, and its details."""
+        run = self.flwr("ls", self.name, "--run-id", str(run_id))["runs"][0]
+        return run["status"], run.get("status-details", "")
+
+    def log_of(self, run_id: int) -> str:
+        """Return what the server app of a run printed and logged."""
+        command = [program("flwr"), "log", str(run_id), self.name, "--show"]
+        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False).stdout
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return what is known of each SuperNode: ``"node-id"``, ``"status"`` (such as ``"online"``), and more."""
+        found: list[dict[str, Any]] = self.flwr("supernode", "ls", self.name).get("nodes", [])
+        return found
+
+    def register(self, public_key: Path) -> int:
+        """Admit the SuperNode with this key; return its id."""
+        return int(self.flwr("supernode", "register", str(public_key), self.name)["node-id"])
+
+
+def configured(home: Path, name: str, address: str, ca: Path | None = None) -> None:
+    """Write the ``config.toml`` of a Flower home in which a SuperLink has a name; ``ca`` is for TLS."""
+    security = f'root-certificates = "{ca}"' if ca else "insecure = true"
+    lines = [f'[superlink]\ndefault = "{name}"\n', f'[superlink.{name}]\naddress = "{address}"\n{security}\n']
+    (home / "config.toml").write_text("".join(lines))
