@@ -7,10 +7,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 
 from flowerpress.apps.config import Config
-from flowerpress.apps.data import Partitioning, client_images
 from flowerpress.apps.jobs import Job, job_for
 from flowerpress.apps.latents import QUERY, answer
 from flowerpress.apps.ordered import PLACE
+from flowerpress.apps.own import images_of
 from flowerpress.federation.mod import press_mod
 
 
@@ -62,8 +62,7 @@ def _job(context: Context) -> Job:
     config = Config.read(context.run_config)
     if config.torch_threads:
         torch.set_num_threads(config.torch_threads)
-    parts = int(context.node_config["num-partitions"])
-    return job_for(config, client_images(Partitioning.of(config, parts), int(context.node_config["partition-id"])))
+    return job_for(config, images_of(config, context))
 
 
 def _arrays(message: Message) -> ArrayRecord:

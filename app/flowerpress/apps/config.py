@@ -50,6 +50,7 @@ class Config:
     output_dir: str
     checkpoints: str
     resume: bool
+    round_timeout: float
     task: str
     encoder: str
     encoder_model: str
@@ -68,8 +69,8 @@ class Config:
         needed = ["encoder"] * bool(self.encoder or self.task != CLASSIFY)
         needed += ["output_dir"] * (self.task != CLASSIFY) + ["images"] * (self.task == EXTRACT)
         for name in needed:
-            if not Path(getattr(self, name)).is_absolute():
-                found = getattr(self, name)
+            found = getattr(self, name)
+            if not Path(found).is_absolute() and not (name == "images" and found.startswith("s3://")):
                 raise ConfigError(f"run config: expected {_kebab(name)}, an absolute path, found {found!r}")
         if self.first not in (SEED, WHOLE):
             Policy.parse(self.first)
@@ -84,7 +85,7 @@ class Config:
         for name, low in _LEAST.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"run config: expected {_kebab(name)} of {low} or more, found {getattr(self, name)}")
-        for name in ("dirichlet_alpha", "learning_rate", "distortion_weight"):
+        for name in ("dirichlet_alpha", "learning_rate", "distortion_weight", "round_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"run config: expected {_kebab(name)} above 0, found {getattr(self, name)}")
         for name in ("fraction_train", "fraction_evaluate"):

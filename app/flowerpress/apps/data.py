@@ -63,6 +63,12 @@ def test_images(dataset: str, seed: int, image_size: int) -> Images:
     return scaled(_images(_load(dataset, seed)[1]), image_size)
 
 
+@lru_cache(maxsize=4)
+def train_images(dataset: str, seed: int, image_size: int) -> Images:
+    """Return all images of a data set that are for training, scaled if ``image_size`` is not 0."""
+    return scaled(_images(_load(dataset, seed)[0]), image_size)
+
+
 def scaled(images: Images, side: int) -> Images:
     """Return images of ``side`` by ``side`` pixels (bilinear); 0 leaves them as they are. ConfigError for tables."""
     import torch

@@ -50,7 +50,7 @@ def gather(grid: Grid, config: Config) -> Path:
     """
     folder, weights = Path(config.output_dir), ArrayRecord(with_weights(config).state_dict())
     codec, digests = by_digest(Policy.parse(config.latent_codec))
-    press = PressGrid(grid, codec, down="lossless", error_feedback=False)
+    press = PressGrid(grid, codec, down="lossless", error_feedback=False, timeout=config.round_timeout)
     gathered = Gathered(folder, digest_of(values_of(weights))[:16])
     results = Results(config, press.exchanges, Counter(), sys.maxsize)
     codecs = {WEIGHTS + digest: ArrayRecord(weights_of(digest)) for digest in digests}

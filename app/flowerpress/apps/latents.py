@@ -39,12 +39,13 @@ def answer(message: Message, context: Context) -> Message:
     Where the client keeps its latents, they are made once for each encoder, all of them, and read from its file.
     """
     from flowerpress.extraction.probe import images
+    from flowerpress.extraction.storage import kept
 
     _keep_weights(message)
     config, asked = Config.read(context.run_config), dict[str, Any](message.content.config_records[ASKED])
     client = int(context.node_config["partition-id"])
     start = dict(zip(asked["clients"], asked["rows"], strict=True)).get(client, 0)
-    path = place(context, "images", config.images)
+    path = kept(place(context, "images", config.images))
     total, _ = images(path, config.image_partition)
     weights, parts, nbytes = message.content.array_records["arrays"], list["Latents"](), 0
     for part in _kept(weights, context, config, path, start, total):
@@ -92,10 +93,10 @@ def features_of(images: Images, config: Config) -> "Latents":
     return np.concatenate(list(encoded(encoder.model, batches, using_gpu=encoder.using_gpu)))
 
 
-def place(context: Context, name: str, otherwise: str) -> Path:
-    """Return a file of a client: as the node's own configuration says, or else the run's."""
+def place(context: Context, name: str, otherwise: str) -> str:
+    """Return a file or object of a client: as the node's own configuration says, or else the run's."""
     said = context.node_config.get(name) or otherwise
-    return Path(str(said).replace("{partition}", str(context.node_config["partition-id"])))
+    return str(said).replace("{partition}", str(context.node_config["partition-id"]))
 
 
 def with_weights(config: Config) -> "nn.Module":
@@ -126,11 +127,11 @@ def _kept(
 
     if not (config.latents or context.node_config.get("latents")):
         return _made(weights, config, path, range(start, total))
-    kept, name = place(context, "latents", config.latents), digest_of(values_of(weights))
-    if rows(kept, name) != total or kept.stat().st_mtime < path.stat().st_mtime:
-        with writing(kept) as unfinished, Written(unfinished) as file:
+    own, name = Path(place(context, "latents", config.latents)), digest_of(values_of(weights))
+    if rows(own, name) != total or own.stat().st_mtime < path.stat().st_mtime:
+        with writing(own) as unfinished, Written(unfinished) as file:
             file.add(name, _made(weights, config, path, range(total)), empty=(0, 0))
-    return Written.read(kept, name, start, config.batch_size)
+    return Written.read(own, name, start, config.batch_size)
 
 
 def _made(weights: ArrayRecord, config: Config, path: Path, images: range) -> "Iterator[Latents]":

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flowerpress.federation.around import Around
 
 PLACE = "place"  # the ConfigRecord with the answer
-_TIMEOUT = 120.0  # seconds
+_TIMEOUT = 120.0  # seconds for an answer, at most
 _LAST = 1 << 64
 _log = logging.getLogger("flwr")
 
@@ -30,9 +30,10 @@ class OrderedGrid(Around):
     with a ConfigRecord ``place`` that has ``partition-id``.
     """
 
-    def __init__(self, grid: Grid, seed: int) -> None:
+    def __init__(self, grid: Grid, seed: int, timeout: float = _TIMEOUT) -> None:
         super().__init__(grid)
         self._seed, self._draw, self._drawn = seed, 0, False
+        self._timeout = min(timeout, _TIMEOUT)
         self._places: dict[int, int] = {}
 
     def get_node_ids(self) -> Iterable[int]:
@@ -65,7 +66,7 @@ class OrderedGrid(Around):
     def _ask(self, nodes: list[int]) -> None:
         self._places |= dict.fromkeys(nodes, _LAST)
         questions = [Message(RecordDict(), node, "query") for node in nodes]
-        for reply in self._grid.send_and_receive(questions, timeout=_TIMEOUT):
+        for reply in self._grid.send_and_receive(questions, timeout=self._timeout):
             record = reply.content.config_records.get(PLACE) if reply.has_content() else None
             if record is not None and isinstance(place := record.get("partition-id"), int):
                 self._places[reply.metadata.src_node_id] = place

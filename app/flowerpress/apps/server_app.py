@@ -32,7 +32,7 @@ def main(grid: Grid, context: Context) -> None:
         gather(grid, config)
         return
     random.seed(config.seed)  # Flower samples nodes with it
-    grid = OrderedGrid(grid, config.seed) if _order_matters(config) else grid
+    grid = OrderedGrid(grid, config.seed, config.round_timeout) if _order_matters(config) else grid
     press_grid, counting = _pressed(grid, config) if config.codec else None, CountingGrid(grid)
     job = job_for(config, test_images(config.dataset, config.seed, config.image_size))
     initial = ArrayRecord(dict(job.initial()))
@@ -52,6 +52,7 @@ def main(grid: Grid, context: Context) -> None:
         grid=press_grid or counting,
         initial_arrays=initial,
         num_rounds=config.num_server_rounds,
+        timeout=config.round_timeout,
         evaluate_fn=evaluate,
     )
     if not result.train_metrics_clientapp:
@@ -71,7 +72,13 @@ def _first_of(grid: PressGrid, initial: ArrayRecord, first: str) -> ArrayRecord:
 
 
 def _pressed(grid: Grid, config: Config) -> PressGrid:
-    return PressGrid(grid, config.codec, down=config.codec_down or None, error_feedback=config.error_feedback)
+    return PressGrid(
+        grid,
+        config.codec,
+        down=config.codec_down or None,
+        error_feedback=config.error_feedback,
+        timeout=config.round_timeout,
+    )
 
 
 def _order_matters(config: Config) -> bool:

@@ -8,6 +8,7 @@ Endpoint, region and keys come from the environment, as for other programs: ``AW
 """
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
+from flowerpress.chunks.content import cache_folder
 from flowerpress.errors import ConfigError
 
 _SILENT = timedelta(seconds=12)  # that a server may say nothing, or take for a part of what is sent
@@ -58,6 +62,31 @@ def reading(address: str | Path) -> Iterator[Path]:
         path = Path(folder, name_of(address))
         _download(str(address), path)
         yield path
+
+
+def kept(address: str | Path) -> Path:
+    """Return a file to read, again and again: the very one, or a copy of an object that this machine keeps.
+
+    The copy is in the cache folder, and is fetched anew when the object is another; the one before goes then.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    OSError
+        If it cannot be had, with bucket, key and cause.
+    """
+    if not is_remote(address):
+        return Path(address)
+    folder = cache_folder() / "objects" / _digest(str(address))
+    copy = folder / f"{_digest(_version(str(address)))}-{name_of(address)}"
+    if not copy.is_file():
+        with reading(address) as found, writing(copy) as unfinished:
+            shutil.copyfile(found, unfinished)
+        for older in folder.iterdir():
+            if older != copy and not older.name.startswith("."):
+                older.unlink(missing_ok=True)
+    return copy
 
 
 @contextmanager
@@ -107,6 +136,19 @@ def names(folder: str | Path) -> list[str]:
     with _named(str(folder)) as (store, key):
         found = obstore.list_with_delimiter(store, f"{key.rstrip('/')}/")
         return sorted(name_of(entry["path"]) for entry in found["objects"])
+
+
+def _digest(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode())
+
+
+def _version(address: str) -> str:
+    """Return what changes when an object does."""
+    import obstore
+
+    with _named(address) as (store, key):
+        meta = obstore.head(store, key)
+    return f"{meta['e_tag']} {meta['size']} {meta['last_modified']}"
 
 
 def _download(address: str, path: Path) -> None:
