@@ -76,7 +76,7 @@ def test_failures_are_counted(tmp_path: Path) -> None:
     results.add_round(1, loss=1.0, accuracy=0.1)
     (row,) = read_rounds(tmp_path)
     assert row["failures"] == 1
-    assert "1 failures" in report.line(row)
+    assert "1 failures: client 0, node 7: out of memory" in report.line(row)
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def table(folder: Path) -> Table:
 def line(row: dict[str, Any]) -> str:
     """Return a round as one line."""
     result, raw, sent, down, up, *_ = _cells(row)
-    failures = f", {row['failures']} failures" if row["failures"] else ""
+    failures = f", {row['failures']} failures: {_reasons(row)}" if row["failures"] else ""
     traffic = f", sent {sent} MB for {raw} MB (down {down}, up {up})" if row["down-bytes"] else ""
     name = _result(row)[0]
     figures = f"latents of {result} images" if name == "images" else f"{name} {result}, loss {row['loss']:.4f}"
@@ -73,6 +73,12 @@ def plot(folder: Path) -> Path:
     path = folder / "plot.png"
     figure.savefig(path, dpi=120)
     return path
+
+
+def _reasons(row: dict[str, Any]) -> str:
+    """Return which clients failed in a round, and why."""
+    nodes = [node for exchange in row["exchanges"] for node in exchange["nodes"] if node["error"]]
+    return "; ".join(f"client {node['partition']}, node {node['node']}: {node['error']}" for node in nodes)
 
 
 def _result(row: dict[str, Any]) -> tuple[str, str]:

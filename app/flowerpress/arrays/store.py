@@ -77,7 +77,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The rounds of one run, which one process writes at a time.
+    """The rounds of one run. Of several processes that write a round, the first has it, and the others fail.
 
     Parameters
     ----------
@@ -151,7 +151,9 @@ class Checkpoints:
         except BaseException as error:
             with suppress(Exception):
                 settle()
-                self._sweep(number)
+                self._sweep(number, folder)
+            if isinstance(error, Exception) and self._is_of_another(number, folder):
+                raise ConfigError(f"Checkpoints: someone else has written round {number} to {self.where}") from error
             if isinstance(error, OSError):
                 raise RunError(f"round {number} could not be written to {self.where}: {error}") from error
             raise
@@ -199,6 +201,12 @@ class Checkpoints:
         if await _get(where) != data:
             raise ConfigError(f"Checkpoints: someone else has written {where} meanwhile")
 
+    def _is_of_another(self, number: int, folder: str) -> bool:
+        """Tell whether a round is there that is not the one in this folder."""
+        with suppress(ChunkError):
+            return self._manifest(number).folder != folder
+        return False
+
     def _remove_damaged(self, number: int) -> None:
         with suppress(ChunkError):
             self._checked(number)
@@ -244,16 +252,20 @@ class Checkpoints:
                 sync((self.where / f"rounds/{old:06d}.json").delete())
         self._sweep(rounds[-1])
 
-    def _sweep(self, number: int) -> None:
-        """Remove the files of rounds up to this one that no manifest names: of writers that were killed, or failed."""
-        named = set()
-        for here in self.rounds():
+    def _sweep(self, number: int, failed: str = "") -> None:
+        """Remove what no manifest names: of rounds before this one, of rounds that are there, and what ``failed``.
+
+        It is of writers that were killed, or that lost. Somebody else may be writing this round.
+        """
+        folders, named, there = sync(_names(self.where / "rounds")), set(), self.rounds()
+        for here in there:
             with suppress(ChunkError):
                 named.add(self._manifest(here).folder)
-        for name in sync(_names(self.where / "rounds")):
+        for name in folders:
             match = _FOLDER.fullmatch(name)
-            if match and int(match[1]) <= number and name not in named:
-                sync((self.where / "rounds" / name).delete_dir())
+            if match and name not in named and (name == failed or int(match[1]) < number or int(match[1]) in there):
+                with suppress(OSError):  # somebody else removes it, too
+                    sync((self.where / "rounds" / name).delete_dir())
 
 
 def _encode(manifest: _Manifest) -> bytes:

@@ -18,6 +18,7 @@ from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 
+import msgspec
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp import Grid
 from google.protobuf.message import DecodeError
@@ -31,7 +32,7 @@ from flowerpress.federation.around import Around
 from flowerpress.federation.fold import unfold
 from flowerpress.federation.inbox import Got, receive
 from flowerpress.federation.ledger import Ledger
-from flowerpress.federation.metrics import Exchange, Log, log_to, object_bytes
+from flowerpress.federation.metrics import Exchange, Log, NodeMetrics, log_to, object_bytes
 from flowerpress.federation.outbox import Outbox, Sent
 from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, refusal, ticket_of, whole_wanted
 from flowerpress.federation.screening import Findings, Screen
@@ -116,6 +117,7 @@ class PressGrid(Around):
         self._sent: dict[str, Sent] = {}
         self._plain_nodes: set[int] = set()
         self._marked_nodes: set[int] = set()
+        self._partitions: dict[int, int] = {}  # of nodes, as they said last
         self._norms: list[float] = []  # of the updates of the last train round
         self._large = 0.0  # the largest median of such norms so far
         self._usual: dict[str, Findings] = {}  # a valid reply of the last round, by the type of message
@@ -324,6 +326,7 @@ class PressGrid(Around):
         if not exchange.nodes:
             return
         train = kind_of(exchange.message_type) == "train"
+        exchange.nodes = [self._placed(node) for node in exchange.nodes]
         if valid:
             self._usual[exchange.message_type] = valid[0]
         reasons = "; ".join(sorted({f"node {node.node}: {node.error}" for node in exchange.nodes if node.error}))
@@ -339,6 +342,13 @@ class PressGrid(Around):
         if train:
             self._verdicts.judge(exchange.nodes, failed=bool(exchange.failed))
             self._count(exchange, valid)
+
+    def _placed(self, node: NodeMetrics) -> NodeMetrics:
+        """Return a node's figures with its partition, which a reply that was lost does not say."""
+        if node.mark.partition >= 0:
+            self._partitions[node.node] = node.mark.partition
+        known = self._partitions.get(node.node, node.mark.partition)
+        return replace(node, mark=msgspec.structs.replace(node.mark, partition=known))
 
     def _count(self, exchange: Exchange, valid: list[Findings]) -> None:
         """Count failed rounds in a row; RunError if there is no hope."""
