@@ -40,7 +40,7 @@ def test_private_files_are_for_their_owner_alone(tmp_path: Path) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         assert (mode == 0o600) == (path not in open_to_all), path
     assert stat.S_IMODE(made.folder.stat().st_mode) == 0o700
-    assert len(made.secret.read_bytes()) == 48
+    assert len({path.read_bytes() for path in made.folder.glob("*.secret")}) == 3  # one for each end
 
 
 def test_keys_are_pairs_that_flower_reads(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_what_is_there_is_kept_but_for_the_certificate(tmp_path: Path) -> None:
     Credentials.make(tmp_path, ["localhost", "example.org"], 2)
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"server.crt", "server.key", "node-1", "node-1.pub"}
+    assert changed == {"server.crt", "server.key", "node-1", "node-1.pub", "node-1.secret"}
     assert "OK" in openssl("verify", "-CAfile", made.ca, made.certificate)
 
 

@@ -58,3 +58,16 @@ def test_nodes_where_flowerpress_is_not_installed(bare: Path, tmp_path: Path, mo
             time.sleep(2)
     assert status[0] == "finished:completed", status
     assert summary_of(tmp_path / "results")["up-bytes"] > 0
+
+
+def test_the_code_that_is_shipped_wins(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On SuperNodes, and at the SuperLink, where another version of flowerpress is installed."""
+    (library,) = bare.parents[1].glob("lib/*/site-packages")
+    (library / "flowerpress").mkdir()
+    (library / "flowerpress" / "__init__.py").write_text("raise ImportError('another version')\n")
+    done = subprocess.run([bare, "-c", "import flowerpress"], check=False, capture_output=True, text=True)
+    assert "another version" in done.stderr
+    monkeypatch.setattr(programs.sys, "executable", str(bare))
+    with Federation(2, folder=tmp_path / "federation") as federation:
+        run(federation.superlink, ROOT, f"num-server-rounds=1 output-dir='{tmp_path / 'results'}'", 300)
+    assert summary_of(tmp_path / "results")["failures"] == 0

@@ -64,7 +64,8 @@ def keys(
 
     Call it again for more SuperNodes, other hosts, or another year: what is
     there is kept, but for the SuperLink's certificate. Give each machine its own
-    files: ca.crt to all, node-<n> to that SuperNode, ca.key to none.
+    files: ca.crt to all, node-<n> and node-<n>.secret to that SuperNode, server.*
+    and superexec.secret to the SuperLink, ca.key to none.
     """
     from flowerpress.deployment.credentials import Credentials
 

@@ -5,8 +5,8 @@
     ca.crt             everybody who talks to the SuperLink
     ca.key             nobody: kept for new certificates
     server.crt, .key   the SuperLink, and a proxy before it
-    superexec.secret   the SuperLink and who runs its server apps; each SuperNode and who runs its client apps
-    node-0             the SuperNode 0 alone; node-0.pub is registered at the SuperLink
+    superexec.secret   the SuperLink, and who runs its server apps; no SuperNode
+    node-0, .secret    the SuperNode 0, and who runs its client apps; node-0.pub is registered at the SuperLink
 
 Private files can be read by their owner alone. What is there is kept, but for the server's certificate, which is made
 anew: for more nodes, other hosts, or another year, call it again.
@@ -56,7 +56,7 @@ class Credentials:
         hosts : sequence of str
             Names and addresses by which the SuperLink is reached.
         nodes : int
-            How many SuperNodes have keys.
+            How many SuperNodes have a key and a secret.
         days : int
             How long the server's certificate is valid; the authority's is for ten years.
 
@@ -70,8 +70,9 @@ class Credentials:
         found = cls(folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found.issue(hosts, datetime.now(UTC) + timedelta(days=days))
-        if not found.secret.exists():
-            _write(found.secret, secrets.token_bytes(48))
+        for secret in (found.secret, *map(found.node_secret, range(nodes))):
+            if not secret.exists():
+                _write(secret, secrets.token_bytes(48))
         for i in range(nodes):
             if not found.key(i).exists():
                 _write_node_key(found.key(i))
@@ -94,8 +95,12 @@ class Credentials:
 
     @property
     def secret(self) -> Path:
-        """What programs that run apps show to the SuperLink, or SuperNode, that has them."""
+        """What a program that runs server apps shows to the SuperLink."""
         return self.folder / "superexec.secret"
+
+    def node_secret(self, node: int) -> Path:
+        """Return what a program that runs client apps shows to its SuperNode."""
+        return self.folder / f"node-{node}.secret"
 
     def key(self, node: int) -> Path:
         """Return the private key of a SuperNode."""

@@ -101,7 +101,7 @@ class Federation:
         trust = None
         if self.credentials:
             keyed = self.security is Security.KEYS
-            trust = Trust.of(self.credentials, node if keyed else None)
+            trust = Trust.of(self.credentials, node, keyed=keyed)
             if keyed:
                 self._admit(self.credentials.public_key(node))
         address = self._addresses.setdefault(node, self._through(self.superlink.address))

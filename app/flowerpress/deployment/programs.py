@@ -8,16 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 
 from flowerpress.errors import RunError
 
 _STOP_SECONDS = 15.0
-QUIET = {  # no telemetry, no questions to servers elsewhere; faster polls
+_PORTS = range(20_000, 32_768)  # below those that systems give to outgoing connections
+QUIET = {  # no telemetry, no questions to servers elsewhere; polls that cost little and are not slow
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",  # each poll is a request that two programs answer
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -84,10 +87,12 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nothing listens on now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """Return a port of loopback that nothing uses now, and that no outgoing connection will be given either."""
+    for port in SystemRandom().sample(_PORTS, len(_PORTS)):
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
+    raise RunError(f"expected a free port on 127.0.0.1 from {_PORTS.start} to {_PORTS.stop - 1}, found none")
 
 
 def program(name: str) -> str:

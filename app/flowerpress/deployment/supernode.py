@@ -25,9 +25,9 @@ class Trust:
     key: Path | None = None
 
     @classmethod
-    def of(cls, credentials: "Credentials", node: int | None = None) -> "Trust":
-        """Return what a SuperNode needs of credentials; without a number it has no key."""
-        return cls(credentials.ca, credentials.secret, None if node is None else credentials.key(node))
+    def of(cls, credentials: "Credentials", node: int, *, keyed: bool) -> "Trust":
+        """Return what a SuperNode needs of credentials."""
+        return cls(credentials.ca, credentials.node_secret(node), credentials.key(node) if keyed else None)
 
 
 class SuperNode:

@@ -14,6 +14,7 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from flowerpress.chunks.content import cache_folder
 from flowerpress.federation import mod
+from flowerpress.federation.fold import unfold
 
 SLOW = 40.0  # seconds
 BUNDLE = "flowerpress.bundle"
@@ -89,9 +90,9 @@ ON_THE_WIRE: dict[str, Callable[[RecordDict], RecordDict]] = {
 }
 
 
-def fault_of(message: Message, context: Context) -> str:
+def fault_of(content: RecordDict, context: Context) -> str:
     """Return what is to go wrong now, or ""."""
-    here = message.content.config_records["config"]["server-round"], context.node_config["partition-id"]
+    here = content.config_records["config"]["server-round"], context.node_config["partition-id"]
     for text in filter(None, str(context.run_config["faults"]).split(",")):
         number, partition, kind = text.split(":")
         if (int(number), int(partition)) == here:
@@ -101,7 +102,7 @@ def fault_of(message: Message, context: Context) -> str:
 
 def inside(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """A mod between the app and `press_mod`."""
-    kind = fault_of(message, context)
+    kind = fault_of(message.content, context)
     if kind == "die-train":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "slow":
@@ -115,9 +116,9 @@ def inside(message: Message, context: Context, call_next: ClientAppCallable) -> 
 
 def outside(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """A mod between `press_mod` and Flower."""
-    kind = fault_of(message, context)
+    kind = fault_of(unfold(message.content), context)
     if kind == "lost-cache":
-        shutil.rmtree(cache_folder())
+        shutil.rmtree(cache_folder(), ignore_errors=True)  # the message comes again, whole
     reply = call_next(message, context)
     if kind in ON_THE_WIRE:
         reply.content = ON_THE_WIRE[kind](reply.content)

@@ -1,0 +1,60 @@
+"""Bytes on the wire, counted outside Flower, beside those that runs report: stock, and pressed, of a 10 MB model."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowerpress.apps.results import read_rounds
+from flowerpress.apps.runconfig import as_text
+from flowerpress.deployment.local import Federation
+from tests.e2e.conftest import Outcome
+from tests.e2e.deployment import run
+from tests.e2e.proxy import Link
+
+ROOT, NODES = Path(__file__).parents[2], 2
+FAST = 1e9  # bytes per second: the links only count
+MODEL: dict[str, Any] = {"model": "mlp", "image-size": 32, "first": "whole", "num-server-rounds": 2}  # 2.35 M values
+
+
+@pytest.fixture(scope="module")
+def links() -> Iterator[list[Link]]:
+    with ExitStack() as stack:
+        made: list[Link] = []
+        stack.callback(lambda: [link.__exit__(None, None, None) for link in made])
+        yield made
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory, links: list[Link]) -> Iterator[Federation]:
+    def through(address: str) -> str:
+        links.append(Link(address, FAST, 0.0))
+        return links[-1].__enter__().address
+
+    with Federation(NODES, folder=tmp_path_factory.mktemp("federation"), through=through) as running:
+        yield running
+
+
+def measured(federation: Federation, links: list[Link], folder: Path, codec: str) -> tuple[int, float]:
+    """Return the bytes that the links carried for a run, both ways, and those that it reports."""
+    before = sum(link.up.nbytes + link.down.nbytes for link in links)
+    run(federation.superlink, ROOT, as_text({**MODEL, "codec": codec, "output-dir": str(folder)}), 600)
+    carried = sum(link.up.nbytes + link.down.nbytes for link in links) - before
+    return carried, sum(row["down-bytes"] + row["up-bytes"] for row in read_rounds(folder))
+
+
+def test_the_wire_agrees_with_the_metrics(
+    federation: Federation, links: list[Link], tmp_path: Path, outcome: Outcome
+) -> None:
+    stock = measured(federation, links, tmp_path / "stock", "")
+    assert stock[1] > NODES * 2 * 2 * 9.4e6
+    pressed = measured(federation, links, tmp_path / "pressed", "lossless")
+    ratios = [found / ours for found, ours in zip(stock, pressed, strict=True)]
+    assert ratios[0] == pytest.approx(ratios[1], rel=0.03)
+    assert ratios[0] > 1.2
+    for found in (stock, pressed):
+        assert found[0] == pytest.approx(found[1], rel=0.03)
+    words = f"stock {stock[0]:,} bytes, lossless {pressed[0]:,}: {ratios[0]:.3f}x; by their metrics {ratios[1]:.3f}x"
+    outcome(0, "bytes through a counting proxy", words)
