@@ -18,7 +18,7 @@ OWNERS = {
     "flwr": {"records", "wire", "federation", "apps"},
     "zarr": {"arrays"},
     "h5py": {"extraction"},
-    "obstore": {"extraction"},
+    "obstore": {"arrays", "extraction"},
     "numba": {"latent_codecs"},
     "zfpy": {"codecs"},
     "zstandard": {"codecs", "chunks"},

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from flowerpress.arrays import s3
 from flowerpress.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -124,10 +125,13 @@ def place_of(where: Where) -> Place:
 
 def store_path(where: Where) -> "StorePath":
     """Return the place in a store that a path, a URL or a store means; ConfigError for anything else."""
-    from zarr.storage import FsspecStore, LocalStore, StorePath
+    from zarr.storage import FsspecStore, LocalStore, ObjectStore, StorePath
 
     if isinstance(where, StorePath):
         store, path = where.store, where.path
+    elif isinstance(where, str) and where.startswith("s3://"):
+        address = urlsplit(where)
+        store, path = ObjectStore(s3.bucket(address.netloc)), address.path.strip("/")
     elif isinstance(where, str) and "://" in where and urlsplit(where).scheme != "file":
         store, path = FsspecStore.from_url(where), ""
     elif isinstance(where, str | Path):
@@ -173,10 +177,15 @@ def buffer(data: bytes) -> Any:  # noqa: ANN401 - zarr's
 
 
 def sync(coroutine: Any) -> Any:  # noqa: ANN401 - what it returns
-    """Run a coroutine of a store's to its end."""
+    """Run a coroutine of a store's to its end; what a bucket refuses is an OSError."""
     from zarr.core.sync import sync
 
-    return sync(coroutine)
+    try:
+        return sync(coroutine)
+    except Exception as error:
+        if s3.is_failure(error):
+            raise OSError(s3.words(error)) from error
+        raise
 
 
 def settle() -> None:

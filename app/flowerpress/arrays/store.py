@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import xxhash
 
-from flowerpress.arrays import sealed
+from flowerpress.arrays import s3, sealed
 from flowerpress.arrays.group import LOSSLESS, Group, Writer, write
 from flowerpress.arrays.places import Where, buffer, settle, store_path, sync
 from flowerpress.codecs.dtypes import ArrayLike
@@ -142,22 +142,19 @@ class Checkpoints:
             raise ConfigError(f"Checkpoints: expected names of groups like 'strategy', found {strange}")
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise ConfigError(f"Checkpoints: expected a round of 0 or more, found {number!r}")
-        if number in self.rounds():
-            self._remove_damaged(number)
-        self._sweep(number)
         folder = f"{number:06d}.{uuid.uuid4().hex[:8]}"
         try:
+            if number in self.rounds():
+                self._remove_damaged(number)
+            self._sweep(number)
             self._write(number, folder, groups, dict(notes or {}))
         except BaseException as error:
-            with suppress(Exception):
-                settle()
-                self._sweep(number, folder)
-            if isinstance(error, Exception) and self._is_of_another(number, folder):
-                raise ConfigError(f"Checkpoints: someone else has written round {number} to {self.where}") from error
-            if isinstance(error, OSError):
-                raise RunError(f"round {number} could not be written to {self.where}: {error}") from error
+            self._failed(number, folder, error)
             raise
-        self._retire()
+        try:
+            self._retire()
+        except OSError as error:
+            _log.warning("flowerpress: old rounds of %s could not be removed: %s", self.where, error)
 
     def load(self, number: int | None = None) -> Checkpoint | None:
         """Return a round, every byte of it checked; by default the last that is good, or None if there is none.
@@ -182,6 +179,17 @@ class Checkpoints:
         if passed:
             raise ChunkError(f"{self.where}: no round is good: {passed}")
         return None
+
+    def _failed(self, number: int, folder: str, error: BaseException) -> None:
+        """Clean up behind a round that could not be written; raise what says so, if that is not the error itself."""
+        if not s3.is_failure(error):  # behind one, nothing can be removed either: that goes when a round is there
+            with suppress(Exception):
+                settle()
+                self._sweep(number, folder)
+            if isinstance(error, Exception) and self._is_of_another(number, folder):
+                raise ConfigError(f"Checkpoints: someone else has written round {number} to {self.where}") from error
+        if isinstance(error, OSError) or s3.is_failure(error):
+            raise RunError(f"round {number} could not be written to {self.where}: {s3.words(error)}") from error
 
     def _write(self, number: int, folder: str, groups: Mapping[str, Mapping[str, ArrayLike]], notes: Any) -> None:  # noqa: ANN401
         from zarr.storage import StorePath

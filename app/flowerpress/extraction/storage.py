@@ -3,8 +3,7 @@
 What is read or written is what is named, and nothing else: objects are read through a copy in a temporary folder, which
 is checked and goes afterwards; files that are ours to read are never changed; what is written appears when it is whole.
 
-Endpoint, region and keys come from the environment, as for other programs: ``AWS_ENDPOINT_URL``, ``AWS_REGION``,
-``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``; requests are not signed if ``AWS_SKIP_SIGNATURE`` is ``true``.
+Where buckets are, and how one is let in, `flowerpress.arrays.s3` says.
 """
 
 import os
@@ -19,12 +18,12 @@ from typing import Any
 
 import xxhash
 
+from flowerpress.arrays import s3
+from flowerpress.arrays.s3 import SILENT
 from flowerpress.chunks.content import cache_folder
 from flowerpress.errors import ConfigError
 
-_SILENT = timedelta(seconds=12)  # that a server may say nothing, or take for a part of what is sent
 _WHOLE = timedelta(hours=6)  # for an object to arrive
-_RETRYING = timedelta(seconds=14)  # a server that refuses is asked three times more, a silent one once
 _PART = 5 << 20  # bytes that are sent at once, the least that S3 takes
 
 
@@ -171,7 +170,7 @@ def _upload(path: Path, address: str) -> None:
     """Copy a file to an object, and check that it is there."""
     import obstore
 
-    with _named(address, most=_SILENT) as (store, key):
+    with _named(address, most=SILENT) as (store, key):
         obstore.put(store, key, path, chunk_size=_PART, max_concurrency=2)
         found, size = obstore.head(store, key)["size"], path.stat().st_size
         if found != size:
@@ -184,29 +183,9 @@ def _named(address: str, most: timedelta = _WHOLE) -> Iterator[tuple[Any, str]]:
     bucket, _, key = address.removeprefix("s3://").partition("/")
     if not (bucket and key):
         raise ConfigError(f"expected s3://bucket/key, found {address!r}")
-    store = _store(bucket, most)
+    store = s3.bucket(bucket, most)
     try:
         yield store, key
     except Exception as error:  # obstore's have no common root
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        words = " ".join(str(error).split("\n\n", 1)[0].split())
-        raise kind(f"bucket {bucket!r}, key {key!r}: {type(error).__name__}: {words}") from error
-
-
-def _store(bucket: str, most: timedelta) -> Any:  # noqa: ANN401 - obstore is imported when it is first used
-    try:
-        from obstore.store import S3Store
-    except ImportError as error:
-        raise ConfigError(f"s3://{bucket}: expected obstore; pip install 'flowerpress[s3]'") from error
-    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-    return S3Store(
-        bucket,
-        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=5),
-            "read_timeout": _SILENT,
-            "timeout": most,
-        },
-        retry_config={"max_retries": 3, "retry_timeout": _RETRYING},
-    )
+        raise kind(f"bucket {bucket!r}, key {key!r}: {s3.words(error)}") from error
