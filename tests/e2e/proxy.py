@@ -39,7 +39,10 @@ class Lane:
                     requests.read(data)
                 self._free = gone = max(self._free, loop.time() - BURST) + len(data) / self._rate
                 await asyncio.sleep(gone - loop.time())  # so a sender feels the rate; the delay holds up nobody
-                loop.call_later(self._delay, sink.write, data)
+                if self._delay:
+                    loop.call_later(self._delay, sink.write, data)
+                else:
+                    sink.write(data)
             await asyncio.sleep(self._delay)
             sink.write_eof()
 

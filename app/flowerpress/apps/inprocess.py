@@ -58,6 +58,8 @@ class InProcessGrid(Grid):
     What an app raises is an error reply, as in Flower.
     """
 
+    answers_at_once = True  # see `flowerpress.federation.pulling`
+
     def __init__(self, apps: Sequence[ClientApp], run_config: Mapping[str, Value]) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = _FIRST
         self._apps = {_FIRST + 1 + i: app for i, app in enumerate(apps)}

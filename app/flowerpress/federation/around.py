@@ -17,6 +17,11 @@ class Around(Grid):
     def __init__(self, inner: Grid) -> None:
         self._grid = inner
 
+    @property
+    def inner(self) -> Grid:
+        """The grid that this one is around."""
+        return self._grid
+
     def set_run(self, run: "Run") -> None:
         """Set the run of the inner grid."""
         self._grid.set_run(run)

@@ -35,6 +35,7 @@ from flowerpress.federation.ledger import Ledger
 from flowerpress.federation.metrics import Exchange, Log, NodeMetrics, log_to, object_bytes
 from flowerpress.federation.outbox import Outbox, Sent
 from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, refusal, ticket_of, whole_wanted
+from flowerpress.federation.pulling import Pulls
 from flowerpress.federation.screening import Findings, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
@@ -114,6 +115,7 @@ class PressGrid(Around):
         self._outbox = Outbox(codec if isinstance(codec, str) else str(up), error_feedback, self._ledger)
         self._verdicts = Verdicts()
         self._spill = Spill(self._store.folder)
+        self._pulls = Pulls(grid)
         self._sent: dict[str, Sent] = {}
         self._plain_nodes: set[int] = set()
         self._marked_nodes: set[int] = set()
@@ -230,7 +232,7 @@ class PressGrid(Around):
         end = time.monotonic() + (self._timeout if timeout is None else timeout)
         while pending:
             for i in list(pending):
-                if (reply := self._pull(i)) is None:
+                if (reply := self._pull(i, end - time.monotonic())) is None:
                     continue
                 pending.discard(i)
                 sent = self._sent.pop(i)
@@ -240,11 +242,14 @@ class PressGrid(Around):
                     yield self._receive(reply, sent)
             if time.monotonic() > end:
                 break
+            for i in self._pulls.stranded({i: self._sent[i].node for i in pending}):
+                pending.discard(i)
+                self._give_up(i, exchange, "it went offline while its reply was on its way")
             if pending:
                 time.sleep(pause)
                 pause = min(2 * pause, _POLL[1])
         for i in pending:
-            _lose(self._sent.pop(i), exchange, "no reply in time")
+            self._give_up(i, exchange, "no reply in time")
         exchange.seconds = time.monotonic() - started
 
     def _push(self, messages: list[Message], exchange: Exchange, first: Sent | None = None) -> list[str]:
@@ -267,13 +272,18 @@ class PressGrid(Around):
                 _lose(s, exchange, "Flower did not take its message")
         return ids
 
-    def _pull(self, i: str) -> Message | None:
-        """Return the reply to a message, the first if there are several.
+    def _give_up(self, i: str, exchange: Exchange, reason: str) -> None:
+        """Wait no longer for the reply to a message."""
+        self._pulls.drop(i)
+        _lose(self._sent.pop(i), exchange, reason)
+
+    def _pull(self, i: str, patience: float = math.inf) -> Message | None:
+        """Return the reply to a message, the first if there are several; it is not waited for longer than so.
 
         A node decides on the objects that Flower makes its reply of, in here: what cannot be one is an error reply.
         """
         try:
-            reply = next(iter(self._grid.pull_messages([i])), None)
+            reply = self._pulls.pull(i, patience)
             if reply and i in self._sent:
                 self._sent[i] = self._sent[i].answered(object_bytes(reply))
             if reply and reply.has_content():

@@ -1,0 +1,82 @@
+"""Pulls replies one by one, and is not held up: Flower waits for minutes if a node stops in the middle of its reply. ::
+
+pull ─► a thread ─► in time: the reply, or that there is none
+                └─► else it is slow: the others are pulled meanwhile, and this one is asked for again
+"""
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from threading import Thread
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from flowerpress.federation.around import Around
+
+AT_ONCE = "answers_at_once"  # an attribute of grids that are not to be pulled from threads: clients run when they are
+_PATIENCE = 5.0  # seconds that one reply may hold up the others
+_LOOK = 5.0  # seconds between looks at which nodes are online
+
+
+class Pulls:
+    """Pulls replies from a grid."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid, self._at_once = grid, getattr(_innermost(grid), AT_ONCE, False)
+        self._slow: dict[str, Future[Message | None]] = {}
+        self._looked = 0.0
+
+    def pull(self, i: str, patience: float = _PATIENCE) -> Message | None:
+        """Return the reply to a message, the first if there are several; None if it is not there, or not whole.
+
+        Raises what the grid raises.
+        """
+        if self._at_once:
+            return self._ask(i)
+        found = self._slow.pop(i, None)
+        if found is None:
+            found, wait = self._begin(i), max(0.0, min(patience, _PATIENCE))
+        else:
+            wait = 0.0
+        try:
+            return found.result(wait)
+        except TimeoutError:
+            if found.done():  # it is the grid's
+                raise
+            self._slow[i] = found
+            return None
+
+    def stranded(self, nodes: Mapping[str, int]) -> list[str]:
+        """Return which replies that are slow will not be whole: their nodes, by message, have gone offline."""
+        slow = [i for i in nodes if i in self._slow]
+        if not slow or time.monotonic() - self._looked < _LOOK:
+            return []
+        self._looked = time.monotonic()
+        online = {node.node_id for node in self._grid.get_nodes()}
+        return [i for i in slow if nodes[i] not in online]
+
+    def drop(self, i: str) -> None:
+        """Wait for a reply no longer."""
+        self._slow.pop(i, None)
+
+    def _begin(self, i: str) -> "Future[Message | None]":
+        future: Future[Message | None] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(self._ask(i))
+            except BaseException as error:
+                future.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+        return future
+
+    def _ask(self, i: str) -> Message | None:
+        return next(iter(self._grid.pull_messages([i])), None)
+
+
+def _innermost(grid: Grid) -> Grid:
+    while isinstance(grid, Around):
+        grid = grid.inner
+    return grid

@@ -1,0 +1,84 @@
+"""Replies whose nodes stop sending in the middle: Flower waits for the rest, and nobody else should."""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flwr.app import Message
+
+from flowerpress import PressGrid
+from flowerpress.federation import pulling
+from tests.federation.apps import client
+from tests.federation.faults import BAD, GOOD, NODES, Watched
+from tests.federation.local_grid import LocalGrid
+
+
+class Half(LocalGrid):
+    """The second reply of BAD is never whole: who pulls it waits, as with Flower's own grid."""
+
+    def __init__(self) -> None:
+        super().__init__({node: client() for node in NODES})
+        self.release, self.offline, self.waiting = threading.Event(), set[int](), 0
+        self._of_bad = 0
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        found = list(super().pull_messages(message_ids))
+        if found and found[0].metadata.src_node_id == BAD:
+            self._of_bad += 1
+            if self._of_bad == 2:
+                self.waiting += 1
+                self.release.wait(30)
+        return found
+
+    def get_nodes(self) -> Any:
+        return [SimpleNamespace(node_id=node) for node in NODES if node not in self.offline]
+
+
+@pytest.fixture
+def inner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Half]:
+    monkeypatch.setattr(pulling, "_PATIENCE", 0.1)
+    monkeypatch.setattr(pulling, "_LOOK", 0.2)
+    grid = Half()
+    yield grid
+    grid.release.set()
+
+
+def test_a_round_ends_at_its_limit(inner: Half) -> None:
+    grid, strategy = PressGrid(inner, "lossless"), Watched()
+    started = time.monotonic()
+    strategy.run(grid, timeout=1.5)
+    assert time.monotonic() - started < 6
+    assert strategy.valid == {1: list(NODES), 2: list(GOOD), 3: list(NODES)}
+    assert [node.error for node in grid.exchanges[1].nodes if node.error] == ["no reply in time"]
+    assert inner.waiting == 1
+
+
+def test_a_node_that_went_offline_is_not_waited_for(inner: Half) -> None:
+    grid, strategy = PressGrid(inner, "lossless"), Watched()
+    inner.offline = {BAD}
+    started = time.monotonic()
+    strategy.run(grid, timeout=60)
+    assert time.monotonic() - started < 10
+    assert strategy.valid == {1: list(NODES), 2: list(GOOD), 3: list(NODES)}
+    (error,) = [node.error for node in grid.exchanges[1].nodes if node.error]
+    assert "offline" in error
+
+
+def test_a_reply_that_is_slow_is_one(inner: Half) -> None:
+    threading.Timer(1.0, inner.release.set).start()
+    grid, strategy = PressGrid(inner, "lossless"), Watched()
+    strategy.run(grid, timeout=60)
+    assert strategy.valid == {number: list(NODES) for number in (1, 2, 3)}
+
+
+def test_what_the_grid_raises_is_raised() -> None:
+    class Broken(LocalGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+            raise TimeoutError("the SuperLink does not answer")
+
+    grid = PressGrid(Broken({node: client() for node in NODES}), "lossless")
+    with pytest.raises(TimeoutError, match="does not answer"):
+        Watched().run(grid)
