@@ -15,6 +15,8 @@ from flowerpress.chunks.content import digest_of
 from flowerpress.cli import app
 from flowerpress.federation.store import MOST, SEED, Store
 
+ROOT = Path(__file__).parents[1]
+
 RUN = CliRunner()
 
 
@@ -182,3 +184,11 @@ def test_cache_clear(bundle: Path) -> None:
     size = Store().nbytes(seed)
     assert RUN.invoke(app, ["cache", "clear"]).output == f"{size:,} bytes freed in {Store().folder}\n"
     assert cached()["records"] == []
+
+
+def test_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    done = RUN.invoke(app, ["run", str(ROOT), "--connection", "nowhere", "--clients", "3"])
+    assert (done.exit_code, "the SuperNodes there are the clients" in done.output.replace("\n", " ")) == (1, True)
+    done = RUN.invoke(app, ["run", str(ROOT), "--connection", "nowhere", "--runs", str(tmp_path / "runs")])
+    assert (done.exit_code, "nowhere" in done.output) == (1, True)

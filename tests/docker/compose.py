@@ -105,7 +105,7 @@ class Run:
             return read_rounds(self.folder())
         return []
 
-    def wait_for(self, happened: Callable[[list[dict[str, Any]]], Any], what: str, seconds: float = 300) -> None:
+    def wait_for(self, happened: Callable[[list[dict[str, Any]]], Any], what: str, seconds: float = 600) -> None:
         """Wait until its rounds are such."""
 
         def now() -> bool:

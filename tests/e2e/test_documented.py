@@ -17,7 +17,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import h5py
-import pytest
 
 from flowerpress.apps.config import Config
 from flowerpress.apps.data import Partitioning, client_images
@@ -27,7 +26,7 @@ from flowerpress.deployment.programs import environment, free_port
 from tests.e2e.conftest import Outcome
 
 ROOT, NODES = Path(__file__).parents[2], 2
-nginx = pytest.mark.skipif(not shutil.which("nginx"), reason="nginx is not installed")
+PROXIED = shutil.which("nginx") is not None
 PATHS = ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/v1/fleet/../control/list-runs", "/health", "/docs")
 
 
@@ -87,12 +86,11 @@ def site(folder: Path, node: int) -> Path:
     return folder / f"site-{node}.h5"
 
 
-@pytest.mark.parametrize("proxied", [False, pytest.param(True, marks=nginx)])
-def test_machines_of_ones_own(proxied: bool, tmp_path: Path, outcome: Outcome) -> None:
+def test_machines_of_ones_own(tmp_path: Path, outcome: Outcome) -> None:
     _, keys, server, config, register, client = blocks("Between machines")
     (tmp_path / "home").mkdir()
     env, port = environment(tmp_path / "home"), free_port()
-    address, reached = f"127.0.0.1:{port}", f"127.0.0.1:{free_port() if proxied else port}"
+    address, reached = f"127.0.0.1:{port}", f"127.0.0.1:{free_port() if PROXIED else port}"
     instead = {"127.0.0.1:8000": address, "--port 8000": f"--port {port}", "/abs/secrets": f"{tmp_path}/secrets"}
     with ExitStack() as stack:
         subprocess.run(["bash", "-euc", keys], env=env, cwd=tmp_path, check=True)
@@ -100,7 +98,7 @@ def test_machines_of_ones_own(proxied: bool, tmp_path: Path, outcome: Outcome) -
         until(log, "Uvicorn running on https")
         (tmp_path / "home" / "config.toml").write_text(written(config, instead))
         subprocess.run(["bash", "-euc", register], env=env, cwd=tmp_path, check=True)
-        if proxied:
+        if PROXIED:
             (tmp_path / "proxy.conf").write_text(proxy(tmp_path, address, int(reached.split(":")[1])))
             stack.enter_context(running("nginx -g 'daemon off;' -c $PWD/proxy.conf &", env, tmp_path, "proxy"))
         for node in range(NODES):
@@ -122,15 +120,15 @@ def test_machines_of_ones_own(proxied: bool, tmp_path: Path, outcome: Outcome) -
         command += ["-c", "num-server-rounds=2"]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        closed = [status(f"https://{reached}{path}") for path in PATHS] if proxied else []
+        closed = [status(f"https://{reached}{path}") for path in PATHS] if PROXIED else []
     (folder,) = (tmp_path / "runs").iterdir()
     summary = summary_of(folder)
     assert summary["failures"] == 0
     assert summary["accuracy"] > 0.5
-    assert closed == ([404] * len(PATHS) if proxied else [])
+    assert closed == ([404] * len(PATHS) if PROXIED else [])
     words = f"2 rounds on the nodes' own HDF5 files, {summary['accuracy']:.2%}"
-    words += "; all but /v1/fleet/ answers 404" if proxied else ""
-    outcome(22, f"the README's commands{', behind nginx' if proxied else ''}", words)
+    words += "; all but /v1/fleet/ answers 404" if PROXIED else ""
+    outcome(22, f"the README's commands{', behind nginx' if PROXIED else ''}", words)
 
 
 def status(url: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flowerpress.apps.runconfig import as_text
 from flowerpress.deployment.local import Federation
 from flowerpress.deployment.programs import descendants
 from tests.e2e.conftest import Outcome
@@ -28,7 +29,7 @@ class Running:
         folder.mkdir(exist_ok=True)
         self.superlink, self.log, self.model = federation.superlink, folder / "log.jsonl", folder / "model.fpb"
         values = {"log": str(self.log), "output": str(self.model), **config}
-        self.id = self.superlink.submit(APP, " ".join(f"{key}={value!r}" for key, value in values.items()))
+        self.id = self.superlink.submit(APP, as_text(values))
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return what the rounds that have ended cost."""

@@ -8,6 +8,7 @@ FOLDER/credentials/        with TLS
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -141,8 +142,8 @@ class Federation:
             note.touch()
 
     def _stop(self) -> None:
-        for node in list(self.supernodes):
-            self.stop(node)
+        with ThreadPoolExecutor() as together:  # each waits for what it started
+            list(together.map(self.stop, list(self.supernodes)))
 
 
 def node_configs(texts: Iterable[str], nodes: int) -> dict[int, NodeConfig]:
