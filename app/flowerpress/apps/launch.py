@@ -13,13 +13,13 @@ from flowerpress.deployment.connection import Connection
 from flowerpress.deployment.superlink import SuperLink
 from flowerpress.errors import ConfigError, RunError
 
-_POLL, _ASK = 0.5, 5.0  # seconds; asking for the status starts a Python process
+_POLL, _ASK = 0.5, 10.0  # seconds; asking for the status takes some of a processor's time
 
 
 def prepared(
-    app: Path, folder: Path, clients: int, run_config: list[str], *, resume: bool, checkpoints: str = ""
-) -> tuple[int, list[str]]:
-    """Return the clients and the ``key=value`` pairs of a run, and note them in its folder.
+    app: Path, folder: Path, clients: int | None, run_config: list[str], *, resume: bool, checkpoints: str = ""
+) -> tuple[int | None, list[str]]:
+    """Return the simulated clients, if any, and the ``key=value`` pairs of a run, and note them in its folder.
 
     Its checkpoints are in the folder, or in a place of its name below ``checkpoints``, a folder or a URL.
 
@@ -34,8 +34,11 @@ def prepared(
         before = json.loads(note.read_text())
         clients, run_config = before["clients"], [*before["run-config"], *run_config]
     found = changes(run_config, known)
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps({"clients": clients, "run-config": run_config}) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps({"clients": clients, "run-config": run_config}) + "\n")
+    except OSError as error:
+        raise ConfigError(f"expected a folder for the results that can be written, found {folder}: {error}") from error
     if "checkpoints" in known:
         found = {"checkpoints": str(folder / "checkpoints"), **found, "resume": resume}
     return clients, [as_text(found)]

@@ -48,7 +48,7 @@ def run(
     clients, run_config = launch.prepared(
         app_folder,
         folder,
-        clients or _CLIENTS,
+        clients if connection else clients or _CLIENTS,
         run_config or [],
         resume=resume is not None,
         checkpoints=checkpoints,
@@ -62,6 +62,7 @@ def run(
     if connection:
         launch.submit(Connection.of_user(connection), app, folder, run_config=text, on_round=on_round)
     else:
+        clients = clients or _CLIENTS  # a run that began on SuperNodes has none
         if not quiet:
             console.print(f"{clients} clients in Flower's simulation engine; the engine takes half a minute to start")
         launch.simulate(app, folder, clients=clients, run_config=text, on_round=on_round)
