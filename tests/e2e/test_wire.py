@@ -55,6 +55,6 @@ def test_the_wire_agrees_with_the_metrics(
     assert ratios[0] == pytest.approx(ratios[1], rel=0.03)
     assert ratios[0] > 1.2
     for found in (stock, pressed):
-        assert found[0] == pytest.approx(found[1], rel=0.03)
+        assert found[1] < found[0] < 1.05 * found[1]  # polls, heartbeats, and the app's code come on top
     words = f"stock {stock[0]:,} bytes, lossless {pressed[0]:,}: {ratios[0]:.3f}x; by their metrics {ratios[1]:.3f}x"
     outcome(0, "bytes through a counting proxy", words)
