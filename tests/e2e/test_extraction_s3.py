@@ -13,7 +13,7 @@ import pytest
 
 from flowerpress import RunError
 from flowerpress.extraction import Params, load_opt, main, model_latents_extract, option_preprocess, prep
-from flowerpress.extraction.storage import reading
+from flowerpress.extraction.storage import kept, reading
 from tests.e2e import s3
 from tests.e2e.proxy import Link
 from tests.extraction.samples import NAME, checkpoint, expected, images, options, read, ready, same, write
@@ -208,3 +208,23 @@ def test_an_upload_to_a_server_that_stops(environment: pytest.MonkeyPatch, tmp_p
             main(str(opts), [str(source)])
         assert time.monotonic() - started < PATIENCE + 5
         assert source.read_bytes() == before
+
+
+def test_a_copy_that_is_kept(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a node trains on is fetched once, and again when it is another."""
+    with s3.running() as server:
+        (address,) = put(server, tmp_path, a=images(9)).values()
+        at(server.address, environment, server, tmp_path)
+        first = kept(address)
+        assert first.name.endswith("-a_preproc.h5")
+        assert same(read(first), read(tmp_path / "local" / "a.h5"))
+        made = first.stat().st_mtime_ns
+        assert kept(address) == first
+        assert first.stat().st_mtime_ns == made
+        server.store.put("in/a_preproc.h5", write(tmp_path / "local" / "b.h5", train=images(4, seed=1)))
+        second = kept(address)
+        assert same(read(second), read(tmp_path / "local" / "b.h5"))
+        assert list(first.parent.iterdir()) == [second]
+        with pytest.raises(FileNotFoundError, match=r"in/nothing\.h5"):
+            kept(f"s3://{server.bucket}/in/nothing.h5")
+    assert kept(second) == second
