@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -24,7 +23,7 @@ from flowerpress.deployment.superlink import SuperLink
 from tests.benchmarks import rounds
 from tests.benchmarks.timing import claim, console, table
 from tests.e2e.deployment import run
-from tests.e2e.proxy import Link
+from tests.e2e.proxy import Link, links
 from tests.federation.local_grid import LocalGrid
 
 NODES, DELAY = 2, 0.05
@@ -88,28 +87,24 @@ MESSAGES = NODES * (rounds.ROUNDS + 1)  # in each direction, in each run
 
 def raced(race: Race, folder: Path) -> Runs:
     """Return the four runs of a race, in one federation."""
-    links: list[Link] = []
-    with ExitStack() as stack:
-
-        def through(address: str) -> str:
-            links.append(stack.enter_context(Link(address, race.mbit * 1e6 / 8, DELAY)))
-            return links[-1].address
-
-        superlink = stack.enter_context(Federation(NODES, folder=folder, through=through)).superlink
+    with (
+        links(race.mbit * 1e6 / 8, DELAY) as (made, through),
+        Federation(NODES, folder=folder / "nodes", through=through) as f,
+    ):
         return {
-            (codec, empty): measured(superlink, links, folder, codec, empty=empty)
+            (codec, empty): measured(f.superlink, made, folder, codec, empty=empty)
             for codec in (race.codec, STOCK)
             for empty in (True, False)
         }
 
 
-def measured(superlink: SuperLink, links: list[Link], folder: Path, codec: str, *, empty: bool) -> Run:
+def measured(superlink: SuperLink, made: list[Link], folder: Path, codec: str, *, empty: bool) -> Run:
     """Run the app once; one value is sent losslessly, for it has room for no budget."""
     output = folder / "output.json"
-    requests, carried = counted(links)
+    requests, carried = counted(made)
     config = f"codec='{LOSSLESS if codec and empty else codec}' empty={str(empty).lower()} output='{output}'"
     run_id = run(superlink, folder / "rounds", config, 1200)
-    requests_after, carried_after = counted(links)
+    requests_after, carried_after = counted(made)
     traffic = superlink.flwr("ls", "own", "--run-id", str(run_id))["runs"][0]["network-traffic"]
     return Run(
         **json.loads(output.read_text()),
@@ -119,10 +114,10 @@ def measured(superlink: SuperLink, links: list[Link], folder: Path, codec: str, 
     )
 
 
-def counted(links: list[Link]) -> tuple[Counter[str], dict[str, int]]:
+def counted(made: list[Link]) -> tuple[Counter[str], dict[str, int]]:
     """Return how many requests of each kind all links have carried, and how many bytes each way."""
-    requests = sum((link.requests for link in links), Counter[str]())
-    return requests, {"up": sum(link.up.nbytes for link in links), "down": sum(link.down.nbytes for link in links)}
+    requests = sum((link.requests for link in made), Counter[str]())
+    return requests, {"up": sum(link.up.nbytes for link in made), "down": sum(link.down.nbytes for link in made)}
 
 
 def app_in(folder: Path) -> None:

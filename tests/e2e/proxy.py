@@ -10,7 +10,8 @@ import asyncio
 import re
 import threading
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -137,3 +138,16 @@ class Link:
         finally:
             for open_one in writers:
                 open_one.close()
+
+
+@contextmanager
+def links(rate: float, delay: float) -> Iterator[tuple[list[Link], Callable[[str], str]]]:
+    """Provide a list of links, and what makes another to an address and returns its own, for a `Federation`."""
+    made: list[Link] = []
+    with ExitStack() as stack:
+
+        def through(address: str) -> str:
+            made.append(stack.enter_context(Link(address, rate, delay)))
+            return made[-1].address
+
+        yield made, through

@@ -15,7 +15,7 @@ from flowerpress.deployment.local import Federation
 from flowerpress.deployment.programs import descendants
 from tests.e2e.conftest import Outcome
 from tests.e2e.deployment import wait
-from tests.e2e.proxy import Link
+from tests.e2e.proxy import Link, links
 from tests.e2e.test_fault_replies import APP, BAD, NODES, assert_same, errors_of, expected
 
 CLOSED = 75  # seconds after which a round has given up a client that was killed
@@ -51,22 +51,17 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def links() -> Iterator[list[Link]]:
-    """The links of the SuperNodes to the SuperLink, as they are made."""
-    made: list[Link] = []
-    yield made
-    for link in made:
-        link.__exit__(None, None, None)
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Federation, list[Link]]]:
+    with (
+        links(1 << 20, 0.0) as (made, through),
+        Federation(NODES, folder=tmp_path_factory.mktemp("federation"), through=through) as running,
+    ):
+        yield running, made
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory, links: list[Link]) -> Iterator[Federation]:
-    def through(address: str) -> str:
-        links.append(Link(address, 1 << 20, 0.0))
-        return links[-1].__enter__().address
-
-    with Federation(NODES, folder=tmp_path_factory.mktemp("federation"), through=through) as running:
-        yield running
+@pytest.fixture
+def federation(linked: tuple[Federation, list[Link]]) -> Federation:
+    return linked[0]
 
 
 @pytest.mark.parametrize("phase", ["train", "encode"])
@@ -81,10 +76,11 @@ def test_a_client_app_is_killed(federation: Federation, tmp_path: Path, outcome:
 
 
 def test_a_supernode_is_killed_while_it_uploads(
-    federation: Federation, links: list[Link], tmp_path: Path, outcome: Outcome
+    linked: tuple[Federation, list[Link]], tmp_path: Path, outcome: Outcome
 ) -> None:
     """Its link takes four seconds for a reply of 4 MB; it is killed in the middle, and started again."""
-    run, link = Running(federation, tmp_path, rounds=4, megabytes=4.0, codec="zstd"), links[BAD]
+    federation, made = linked
+    run, link = Running(federation, tmp_path, rounds=4, megabytes=4.0, codec="zstd"), made[BAD]
     run.reach(1)
     sent, end = link.up.nbytes, time.monotonic() + 60
     while link.up.nbytes - sent < 1 << 20:

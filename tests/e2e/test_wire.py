@@ -1,7 +1,6 @@
 """Bytes on the wire, counted outside Flower, beside those that runs report: stock, and pressed, of a 10 MB model."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from flowerpress.apps.runconfig import as_text
 from flowerpress.deployment.local import Federation
 from tests.e2e.conftest import Outcome
 from tests.e2e.deployment import run
-from tests.e2e.proxy import Link
+from tests.e2e.proxy import Link, links
 
 ROOT, NODES = Path(__file__).parents[2], 2
 FAST = 1e9  # bytes per second: the links only count
@@ -20,37 +19,29 @@ MODEL: dict[str, Any] = {"model": "mlp", "image-size": 32, "first": "whole", "nu
 
 
 @pytest.fixture(scope="module")
-def links() -> Iterator[list[Link]]:
-    with ExitStack() as stack:
-        made: list[Link] = []
-        stack.callback(lambda: [link.__exit__(None, None, None) for link in made])
-        yield made
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Federation, list[Link]]]:
+    with (
+        links(FAST, 0.0) as (made, through),
+        Federation(NODES, folder=tmp_path_factory.mktemp("federation"), through=through) as running,
+    ):
+        yield running, made
 
 
-@pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory, links: list[Link]) -> Iterator[Federation]:
-    def through(address: str) -> str:
-        links.append(Link(address, FAST, 0.0))
-        return links[-1].__enter__().address
-
-    with Federation(NODES, folder=tmp_path_factory.mktemp("federation"), through=through) as running:
-        yield running
-
-
-def measured(federation: Federation, links: list[Link], folder: Path, codec: str) -> tuple[int, float]:
+def measured(linked: tuple[Federation, list[Link]], folder: Path, codec: str) -> tuple[int, float]:
     """Return the bytes that the links carried for a run, both ways, and those that it reports."""
-    before = sum(link.up.nbytes + link.down.nbytes for link in links)
+    federation, made = linked
+    before = sum(link.up.nbytes + link.down.nbytes for link in made)
     run(federation.superlink, ROOT, as_text({**MODEL, "codec": codec, "output-dir": str(folder)}), 600)
-    carried = sum(link.up.nbytes + link.down.nbytes for link in links) - before
+    carried = sum(link.up.nbytes + link.down.nbytes for link in made) - before
     return carried, sum(row["down-bytes"] + row["up-bytes"] for row in read_rounds(folder))
 
 
 def test_the_wire_agrees_with_the_metrics(
-    federation: Federation, links: list[Link], tmp_path: Path, outcome: Outcome
+    linked: tuple[Federation, list[Link]], tmp_path: Path, outcome: Outcome
 ) -> None:
-    stock = measured(federation, links, tmp_path / "stock", "")
+    stock = measured(linked, tmp_path / "stock", "")
     assert stock[1] > NODES * 2 * 2 * 9.4e6
-    pressed = measured(federation, links, tmp_path / "pressed", "lossless")
+    pressed = measured(linked, tmp_path / "pressed", "lossless")
     ratios = [found / ours for found, ours in zip(stock, pressed, strict=True)]
     assert ratios[0] == pytest.approx(ratios[1], rel=0.03)
     assert ratios[0] > 1.2
