@@ -11,6 +11,7 @@ from flowerpress.errors import ConfigError
 
 _LEAST = {
     "num_server_rounds": 1,
+    "min_clients": 2,
     "local_epochs": 1,
     "batch_size": 1,
     "torch_threads": 0,
@@ -43,6 +44,7 @@ class Config:
     num_server_rounds: int
     fraction_train: float
     fraction_evaluate: float
+    min_clients: int
     local_epochs: int
     batch_size: int
     learning_rate: float

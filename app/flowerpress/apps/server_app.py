@@ -91,7 +91,11 @@ def _strategy(config: Config) -> Strategy:
     if not (isinstance(cls, type) and issubclass(cls, Strategy)):
         names = [n for n in strategies.__all__ if n not in ("Result", "Strategy")]
         raise ConfigError(f"run config: expected a strategy among {', '.join(names)}, found {config.strategy!r}")
-    options = {"fraction_train": config.fraction_train, "fraction_evaluate": config.fraction_evaluate}
+    options: dict[str, float] = {
+        "fraction_train": config.fraction_train,
+        "fraction_evaluate": config.fraction_evaluate,
+        "min_available_nodes": config.min_clients,
+    }
     if config.server_learning_rate:
         options[_rate_of(cls)] = config.server_learning_rate
     try:
