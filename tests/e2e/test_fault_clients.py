@@ -78,9 +78,9 @@ def test_a_client_app_is_killed(federation: Federation, tmp_path: Path, outcome:
 def test_a_supernode_is_killed_while_it_uploads(
     linked: tuple[Federation, list[Link]], tmp_path: Path, outcome: Outcome
 ) -> None:
-    """Its link takes four seconds for a reply of 4 MB; it is killed in the middle, and started again."""
+    """Its link takes eight seconds for a reply of 8 MB; it is killed in the middle, and started again."""
     federation, made = linked
-    run, link = Running(federation, tmp_path, rounds=4, megabytes=4.0, codec="zstd"), made[BAD]
+    run, link = Running(federation, tmp_path, rounds=4, megabytes=8.0, codec="zstd"), made[BAD]
     run.reach(1)
     sent, end = link.up.nbytes, time.monotonic() + 60
     while link.up.nbytes - sent < 1 << 20:

@@ -39,10 +39,21 @@ BUNDLES = {
 }
 
 
+# The first values of the wave below, as it was when the files were made: sines differ by a bit between processors.
+FIRST = """
+    0x0.0p+0 0x1.48bde80231dedp-1 0x1.f532a1c174701p-1 0x1.b590ca6797d31p-1 0x1.527c09516b335p-2
+    -0x1.6143d2f846612p-2 -0x1.b56917a294b8dp-1 -0x1.eb6a21b7ef3afp-1 -0x1.3ab41a73a4026p-1 0x1.0b565a190246ep-6
+    0x1.4559713ec2176p-1 0x1.e7ba16d0a27dap-1 0x1.a465db564b89dp-1 0x1.38e650bdb8b1fp-2 -0x1.662a068066b21p-2
+    -0x1.ac7010c101a8dp-1 -0x1.db4d2a2500e36p-1 -0x1.2b0cf7c8a5ab1p-1 0x1.03664de0615d3p-5 0x1.41c7f3794e2a3p-1
+    0x1.da7b0e99e6916p-1
+"""
+
+
 def arrays() -> dict[str, np.ndarray]:
     """Return arrays by formula: they must not depend on a random generator's version."""
     ramp = np.arange(600, dtype=np.float64)
     wave = np.sin(ramp * 0.7) * np.exp(-ramp / 300)
+    wave[:21] = list(map(float.fromhex, FIRST.split()))
     return {
         "layer.weight": wave.reshape(20, 30).astype(np.float32),
         "layer.bias": wave[:20].astype(np.float32),

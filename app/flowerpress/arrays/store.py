@@ -186,7 +186,11 @@ class Checkpoints:
             with suppress(Exception):
                 settle()
                 self._sweep(number, folder)
-            if isinstance(error, Exception) and self._is_of_another(number, folder):
+            if (
+                isinstance(error, Exception)
+                and not isinstance(error, ConfigError)
+                and self._is_of_another(number, folder)
+            ):
                 raise ConfigError(f"Checkpoints: someone else has written round {number} to {self.where}") from error
         if isinstance(error, OSError) or s3.is_failure(error):
             raise RunError(f"round {number} could not be written to {self.where}: {s3.words(error)}") from error
