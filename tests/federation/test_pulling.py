@@ -40,6 +40,7 @@ class Half(LocalGrid):
 @pytest.fixture
 def inner(monkeypatch: pytest.MonkeyPatch) -> Iterator[Half]:
     monkeypatch.setattr(pulling, "_PATIENCE", 0.1)
+    monkeypatch.setattr(pulling, "_LEAST", 0.1)
     monkeypatch.setattr(pulling, "_LOOK", 0.2)
     grid = Half()
     yield grid

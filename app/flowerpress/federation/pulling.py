@@ -6,7 +6,7 @@ pull ─► a thread ─► in time: the reply, or that there is none
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Thread
 
 from flwr.app import Message
@@ -16,6 +16,7 @@ from flowerpress.federation.around import Around
 
 AT_ONCE = "answers_at_once"  # an attribute of grids that are not to be pulled from threads: clients run when they are
 _PATIENCE = 5.0  # seconds that one reply may hold up the others
+_LEAST = 1.0  # the same when the round is over: a reply that is there is taken
 _LOOK = 5.0  # seconds between looks at which nodes are online
 
 
@@ -36,16 +37,12 @@ class Pulls:
             return self._ask(i)
         found = self._slow.pop(i, None)
         if found is None:
-            found, wait = self._begin(i), max(0.0, min(patience, _PATIENCE))
-        else:
-            wait = 0.0
-        try:
-            return found.result(wait)
-        except TimeoutError:
-            if found.done():  # it is the grid's
-                raise
-            self._slow[i] = found
-            return None
+            found = self._begin(i)
+            wait([found], max(_LEAST, min(patience, _PATIENCE)))
+        if found.done():
+            return found.result()
+        self._slow[i] = found
+        return None
 
     def stranded(self, nodes: Mapping[str, int]) -> list[str]:
         """Return which replies that are slow will not be whole: their nodes, by message, have gone offline."""
@@ -53,7 +50,10 @@ class Pulls:
         if not slow or time.monotonic() - self._looked < _LOOK:
             return []
         self._looked = time.monotonic()
-        online = {node.node_id for node in self._grid.get_nodes()}
+        try:
+            online = {node.node_id for node in self._grid.get_nodes()}
+        except (AttributeError, NotImplementedError):  # a grid that does not know
+            return []
         return [i for i in slow if nodes[i] not in online]
 
     def drop(self, i: str) -> None:
