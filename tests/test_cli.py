@@ -49,7 +49,7 @@ def test_inspect_says_what_is_wrong(bundle: Path, damage: bytes | None) -> None:
     data[40] ^= 1
     bundle.write_bytes(bytes(data) if damage is None else damage)
     done = RUN.invoke(app, ["inspect", str(bundle)])
-    assert done.exit_code == 1
+    assert done.exit_code == 3
     assert "error: bundle" in done.output
 
 
@@ -59,7 +59,7 @@ def test_inspect_of_a_message_needs_its_references(tmp_path: Path) -> None:
     base.write_bytes(pack(dict(arrays), "raw"))
     message.write_bytes(pack({**arrays, "n": np.array(4)}, "intdelta | zstd", bases=arrays, by_schema=True))
     done = RUN.invoke(app, ["inspect", str(message)])
-    assert (done.exit_code, "expected references of the schema" in done.output.replace("\n", " ")) == (1, True)
+    assert (done.exit_code, "expected references of the schema" in done.output.replace("\n", " ")) == (3, True)
     done = RUN.invoke(app, ["inspect", str(message), "--base", str(base), "--format", "json"])
     rows = json.loads(done.output)["arrays"]
     assert [(a["key"], a["shape"], a["pipeline"]) for a in rows] == [
@@ -69,23 +69,31 @@ def test_inspect_of_a_message_needs_its_references(tmp_path: Path) -> None:
 
 
 def test_missing_files_and_folders(tmp_path: Path) -> None:
-    for arguments in (["inspect", "nothing.fpb"], ["plot", str(tmp_path)], ["run", str(tmp_path)]):
+    nothing = str(tmp_path / "nothing.fpb")
+    for arguments in (
+        ["inspect", nothing],
+        ["plot", str(tmp_path)],
+        ["run", str(tmp_path)],
+        ["resume", str(tmp_path), "--app", str(ROOT)],
+        ["bench", nothing],
+        ["press", nothing, str(tmp_path / "model.fpb")],
+        ["unpress", nothing, str(tmp_path / "model.npz")],
+        ["extract", str(tmp_path / "opts.json"), "images.h5"],
+    ):
         done = RUN.invoke(app, arguments)
-        assert done.exit_code == 1
-        assert "error: " in done.output
+        assert done.exit_code == 2, arguments
+        assert "error" in done.output.lower(), arguments
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_help_teaches() -> None:
-    for arguments in (
-        [],
-        ["--help"],
-        ["run", "--help"],
-        ["compare", "--help"],
-        ["inspect", "--help"],
-        ["plot", "--help"],
-        ["cache"],
-    ):
+    commands = (
+        *("run", "resume", "compare", "plot", "bench", "inspect", "press", "unpress", "extract", "train-codec"),
+        *("deploy", "cache"),
+    )
+    for arguments in ([], ["--help"], ["cache"], ["deploy"], *([command, "--help"] for command in commands)):
         assert "Usage" in RUN.invoke(app, arguments).output
+    assert "flowerpress bench after.safetensors --base" in RUN.invoke(app, ["bench", "--help"]).output
     for command in ("add", "ls", "clear"):
         assert "Usage" in RUN.invoke(app, ["cache", command, "--help"]).output
     assert "where the server app runs and on each client" in RUN.invoke(app, ["cache", "add", "--help"]).output
@@ -95,14 +103,50 @@ def cached() -> dict[str, Any]:
     return json.loads(RUN.invoke(app, ["cache", "ls", "--format", "json"]).output)
 
 
-def test_convert(bundle: Path) -> None:
-    target = bundle.with_suffix(".npz")
-    done = RUN.invoke(app, ["convert", str(bundle), str(target)])
-    assert done.exit_code == 0
-    assert "4 arrays" in done.output
-    assert digest_of(arrays_of_file(target)) == digest_of(Bundle.open(bundle))
-    done = RUN.invoke(app, ["convert", str(bundle), str(bundle.with_suffix(".onnx"))])
-    assert (done.exit_code, "expected a file that ends in" in done.output) == (1, True)
+def test_press_and_unpress(tmp_path: Path) -> None:
+    arrays = {"w": np.linspace(0, 1, 10_000, dtype=np.float32), "n": np.array(3)}
+    source, pressed, back = (tmp_path / name for name in ("model.npz", "model.fpb", "model.safetensors"))
+    np.savez(source, **arrays)
+    done = RUN.invoke(app, ["press", str(source), str(pressed), "--format", "json"])
+    found = json.loads(done.output)
+    assert found == {"file": str(pressed), "arrays": 2, "raw-bytes": 40_008, "bytes": pressed.stat().st_size}
+    assert digest_of(Bundle.open(pressed)) == digest_of(arrays)
+    done = RUN.invoke(app, ["unpress", str(pressed), str(back)])
+    assert (done.exit_code, "2 arrays" in done.output) == (0, True)
+    assert digest_of(arrays_of_file(back)) == digest_of({key: arrays[key] for key in sorted(arrays)})
+
+
+def test_press_against_a_base(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    before = {"w": rng.standard_normal((100, 100), np.float32)}
+    after = {"w": before["w"] + rng.standard_normal((100, 100), np.float32) / 1000}
+    base, source, update, back = (str(tmp_path / f"{name}") for name in ("b.npz", "a.npz", "u.fpb", "r.npz"))
+    np.savez(base, **before)
+    np.savez(source, **after)
+    done = RUN.invoke(app, ["press", source, update, "--base", base, "--codec", "delta | budget(error=0.1)"])
+    assert done.exit_code == 0, done.output
+    assert "x smaller than its arrays" in done.output
+    alone = RUN.invoke(app, ["unpress", update, back])
+    assert (alone.exit_code, "reference" in alone.output, Path(back).exists()) == (3, True, False)
+    done = RUN.invoke(app, ["unpress", update, back, "--base", base, "--format", "json"])
+    assert done.exit_code == 0, done.output
+    error = arrays_of_file(Path(back))["w"] - after["w"]
+    assert 0.09 < np.linalg.norm(error) / np.linalg.norm(after["w"] - before["w"]) <= 0.1
+
+
+def test_press_and_unpress_say_what_is_wrong(bundle: Path) -> None:
+    model, bad = str(bundle), bundle.with_name("bad.fpb")
+    bad.write_bytes(bundle.read_bytes()[:-1])
+    for arguments, code, said in (
+        (["press", model, "x.npz"], 2, "expected a bundle to write"),
+        (["press", model, str(bundle.with_name("x.fpb")), "--codec", "zst"], 2, "no codec is called 'zst'"),
+        (["press", model, str(bundle.parent / "no" / "x.fpb")], 2, "No such file"),
+        (["unpress", model, str(bundle.with_suffix(".onnx"))], 2, "expected a file that ends in"),
+        (["unpress", str(bad), str(bundle.with_suffix(".npz"))], 3, "bundle"),
+    ):
+        done = RUN.invoke(app, arguments)
+        assert (done.exit_code, said in done.output.replace("\n", " ")) == (code, True), done.output
+    assert {path.name for path in bundle.parent.iterdir()} == {"model.fpb", "bad.fpb"}
 
 
 def test_cache_add(bundle: Path) -> None:
@@ -139,17 +183,17 @@ def test_cache_add_says_what_is_wrong(bundle: Path, monkeypatch: pytest.MonkeyPa
     damaged.write_bytes(bundle.read_bytes()[:-1])
     for path, reason in ((pickle, "cannot be read"), (damaged, "bundle"), (Path("x.npz"), "no such file")):
         done = RUN.invoke(app, ["cache", "add", str(path)])
-        assert (done.exit_code, cached()["records"]) == (1, [])
+        assert (done.exit_code, cached()["records"]) == (2 if path.name == "x.npz" else 3, [])
         assert "error: " in done.output
         assert reason in done.output
     monkeypatch.setenv(MOST, "100")
     done = RUN.invoke(app, ["cache", "add", str(bundle)])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert f"or raise {MOST}" in done.output
     monkeypatch.setenv(MOST, "much")
     for arguments in (["add", str(bundle)], ["ls"], ["clear"]):
         done = RUN.invoke(app, ["cache", *arguments])
-        assert done.exit_code == 1
+        assert done.exit_code == 2
         assert "expected a number of bytes, found 'much'" in done.output
 
 
@@ -189,6 +233,6 @@ def test_cache_clear(bundle: Path) -> None:
 def test_runs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLWR_HOME", str(tmp_path))
     done = RUN.invoke(app, ["run", str(ROOT), "--connection", "nowhere", "--clients", "3"])
-    assert (done.exit_code, "the SuperNodes there are the clients" in done.output.replace("\n", " ")) == (1, True)
+    assert (done.exit_code, "the SuperNodes there are the clients" in done.output.replace("\n", " ")) == (2, True)
     done = RUN.invoke(app, ["run", str(ROOT), "--connection", "nowhere", "--runs", str(tmp_path / "runs")])
     assert (done.exit_code, "nowhere" in done.output) == (1, True)

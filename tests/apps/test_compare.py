@@ -149,7 +149,7 @@ def test_the_command_compares_in_process_and_plots_again(tmp_path: Path) -> None
     assert "2 seeds, 3 clients, in one process" in again.output
     assert (folder / "plot.png").is_file()
     wrong = CliRunner().invoke(app, ["compare", "raw", "zstd", *options, "-c", "sed=1"])
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert "expected a key among" in wrong.output
 
 

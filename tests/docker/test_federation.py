@@ -64,7 +64,7 @@ def test_a_run_whose_server_is_killed_goes_on(plain: Compose, simulated: Path) -
         folder = run.folder()
     assert len(read_rounds(folder)) < 5
     plain("up", "--detach", "--wait", seconds=300)
-    resume = ["flowerpress", "run", "/app", "--connection", "superlink", "--resume", f"/runs/{folder.name}"]
+    resume = ["flowerpress", "resume", f"/runs/{folder.name}", "--app", "/app", "--connection", "superlink"]
     plain("run", "--rm", "--no-TTY", "train", *resume, seconds=600)
     rounds = read_rounds(folder)
     assert [row["round"] for row in rounds] == [0, 1, 2, 3, 4]

@@ -47,6 +47,6 @@ def test_a_run_goes_on_in_another_federation(tmp_path: Path) -> None:
         done(f"{command} --runs {tmp_path / 'runs'} -c num-server-rounds=1")
     (folder,) = (tmp_path / "runs").iterdir()
     with deployed() as command:
-        done(f"{command} --resume {folder} -c num-server-rounds=2")
+        done(command.replace(" run .", f" resume {folder}") + " -c num-server-rounds=2")
     assert [row["round"] for row in read_rounds(folder)] == [0, 1, 2]
     assert (tmp_path / "one" / "superlink.log").is_file()

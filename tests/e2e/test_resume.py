@@ -17,15 +17,17 @@ def test_kill_9_a_hundred_times(tmp_path: Path) -> None:
 
 
 def test_a_run_in_the_simulation_engine_goes_on(tmp_path: Path) -> None:
-    def run(runs: str, rounds: int, *more: str) -> Path:
-        config = f"num-server-rounds={rounds} codec='lossless' torch-threads=1"
-        arguments = ["run", str(ROOT), "--clients", "2", "-c", config, "--runs", str(tmp_path / runs), *more]
+    def ran(*arguments: str) -> Path:
         done = CliRunner().invoke(app, [*arguments, "--format", "json"])
         assert done.exit_code == 0, done.output
         return Path(json.loads(done.output)["folder"])
 
-    whole, first = run("a", 4), run("b", 2)
-    assert run("b", 4, "--resume", str(first)) == first
+    def run(rounds: int) -> Path:
+        config = f"num-server-rounds={rounds} codec='lossless' torch-threads=1"
+        return ran("run", str(ROOT), "--clients", "2", "-c", config, "--runs", str(tmp_path))
+
+    whole, first = run(4), run(2)
+    assert ran("resume", str(first), "--app", str(ROOT), "-c", "num-server-rounds=4") == first
     assert [row["round"] for row in read_rounds(first)] == [0, 1, 2, 3, 4]
     assert [row["accuracy"] for row in read_rounds(first)] == [row["accuracy"] for row in read_rounds(whole)]
     ends = [Bundle.open(folder / "model.fpb") for folder in (first, whole)]

@@ -17,14 +17,15 @@ _POLL, _ASK = 0.5, 10.0  # seconds; asking for the status takes some of a proces
 
 
 def prepared(
-    app: Path, folder: Path, clients: int | None, run_config: list[str], *, resume: bool, checkpoints: str = ""
-) -> tuple[int | None, list[str]]:
+    app: Path, folder: Path, clients: int | None, run_config: list[str], *, resume: bool = False, checkpoints: str = ""
+) -> tuple[int | None, str]:
     """Return the simulated clients, if any, and the ``key=value`` pairs of a run, and note them in its folder.
 
     Its checkpoints are in the folder, or in a place of its name below ``checkpoints``, a folder or a URL.
 
     A run that is resumed has those that it had, and what is asked for now beside them. ConfigError if it cannot be.
     """
+    folder = folder.resolve()
     note, known = folder / "asked.json", defaults(app)
     if checkpoints:
         run_config = [f"checkpoints='{checkpoints.rstrip('/')}/{folder.name}'", *run_config]
@@ -41,7 +42,7 @@ def prepared(
         raise ConfigError(f"expected a folder for the results that can be written, found {folder}: {error}") from error
     if "checkpoints" in known:
         found = {"checkpoints": str(folder / "checkpoints"), **found, "resume": resume}
-    return clients, [as_text(found)]
+    return clients, as_text(found)
 
 
 def simulate(

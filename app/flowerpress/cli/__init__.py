@@ -2,10 +2,14 @@
 
 import typer
 
-from flowerpress.cli import cache, codecs, deploy, files, runs
+from flowerpress.cli import bench, cache, codecs, deploy, extract, files, runs
 
-app = typer.Typer(help="Federated learning on Flower in a fraction of the bytes.", no_args_is_help=True)
-for group in (runs, files, codecs):
+app = typer.Typer(
+    help="Federated learning on Flower in a fraction of the bytes.",
+    epilog="Exits with 1 if a run failed, 2 if what was asked is not possible, 3 if bytes are damaged.",
+    no_args_is_help=True,
+)
+for group in (runs, bench, files, extract, codecs):
     app.add_typer(group.commands)
 app.add_typer(deploy.commands, name="deploy")
 app.add_typer(cache.commands, name="cache")

@@ -1,4 +1,4 @@
-"""``flowerpress inspect`` and ``convert``: files of models."""
+"""``flowerpress inspect``, ``press`` and ``unpress``: files of models."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flowerpress.cli.shared import AsFormat, Format, console, explain
+from flowerpress.cli.shared import MODEL, AsFormat, Format, console, explain
+from flowerpress.errors import ConfigError
 
 commands = typer.Typer()
 
@@ -15,7 +16,7 @@ commands = typer.Typer()
 @commands.command()
 @explain
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A bundle, such as model.fpb.")],
+    file: Annotated[Path, typer.Argument(exists=True, help="A bundle, such as model.fpb.")],
     base: Annotated[
         Path | None, typer.Option(help="A bundle of the references, for one that names its arrays by theirs.")
     ] = None,
@@ -46,13 +47,63 @@ def inspect(
 
 @commands.command()
 @explain
-def convert(
-    source: Annotated[Path, typer.Argument(help="A model: .fpb, .safetensors, .npz, .pt, or a folder of checkpoints.")],
-    target: Annotated[Path, typer.Argument(help="What to write: a file with one of these suffixes.")],
+def press(
+    source: Annotated[Path, typer.Argument(help=MODEL)],
+    target: Annotated[Path, typer.Argument(help="The bundle to write, such as model.fpb.")],
+    codec: Annotated[str, typer.Option(help="A pipeline, a policy or a name; zstd keeps every bit.")] = "zstd",
+    base: Annotated[Path | None, typer.Option(help="A model that the reader has, for codecs of differences.")] = None,
+    output: AsFormat = Format.TABLE,
 ) -> None:
-    """Write the model in a file, or the last one in a folder of checkpoints, in another format."""
-    from flowerpress.arrays.files import arrays_of_file, arrays_to_file
+    """Compress a model into a bundle.
 
-    arrays = arrays_of_file(source)
-    arrays_to_file(arrays, target)
-    console.print(f"{target}: {len(arrays)} arrays, {target.stat().st_size:,} bytes")
+    flowerpress press model.safetensors model.fpb
+
+    flowerpress press after.pt update.fpb --base before.pt --codec small
+
+    What was pressed against a base is unpressed with it. "flowerpress bench" says
+    which codec to take, and "flowerpress inspect" what came of each array.
+    """
+    from flowerpress.arrays.files import arrays_of_file
+    from flowerpress.chunks.pack import pack, save
+    from flowerpress.codecs.base import Spec
+
+    if target.suffix != ".fpb":
+        raise ConfigError(f"{target}: expected a bundle to write, a file that ends in .fpb; unpress writes others")
+    arrays = dict(arrays_of_file(source))
+    raw = sum(Spec.of(x, key).nbytes for key, x in arrays.items())
+    save(target, pack(arrays, codec, bases=arrays_of_file(base) if base else None))
+    _written(target, len(arrays), raw, output)
+
+
+@commands.command()
+@explain
+def unpress(
+    source: Annotated[Path, typer.Argument(help=MODEL)],
+    target: Annotated[Path, typer.Argument(help="What to write: .safetensors, .npz, .pt, or .fpb.")],
+    base: Annotated[Path | None, typer.Option(help="The model that a bundle was pressed against.")] = None,
+    output: AsFormat = Format.TABLE,
+) -> None:
+    """Write a bundle, or the last model in a folder of checkpoints, as an ordinary model file.
+
+    flowerpress unpress runs/<id>/model.fpb model.safetensors
+
+    flowerpress unpress runs/<id>/checkpoints model.pt
+    """
+    from flowerpress.arrays.files import arrays_of_file, arrays_to_file
+    from flowerpress.chunks.bundle import Bundle
+    from flowerpress.codecs.base import Spec
+
+    bases = arrays_of_file(base) if base else None
+    arrays = Bundle.open(source, bases=bases) if bases else arrays_of_file(source)
+    found = {key: arrays[key] for key in arrays}
+    arrays_to_file(found, target)
+    _written(target, len(found), sum(Spec.of(x, key).nbytes for key, x in found.items()), output)
+
+
+def _written(target: Path, arrays: int, raw_bytes: int, output: Format) -> None:
+    nbytes = target.stat().st_size
+    if output is Format.JSON:
+        print(json.dumps({"file": str(target), "arrays": arrays, "raw-bytes": raw_bytes, "bytes": nbytes}))
+        return
+    ratio = f", {raw_bytes / nbytes:.2f}x smaller than its arrays" if raw_bytes > nbytes else ""
+    console.print(f"{target}: {arrays} arrays, {nbytes:,} bytes{ratio}", markup=False)

@@ -1,4 +1,4 @@
-"""``flowerpress run``, ``compare`` and ``plot``: runs of the app, and what came of them."""
+"""``flowerpress run``, ``resume``, ``compare`` and ``plot``: runs of the app, and what came of them."""
 
 import json
 from pathlib import Path
@@ -11,61 +11,86 @@ from flowerpress.deployment.connection import Connection
 from flowerpress.errors import ConfigError
 
 _CLIENTS = 10
+App = Annotated[Path, typer.Argument(help="Folder of the Flower app.")]
+OnSuperLink = Annotated[
+    str, typer.Option("--connection", help="A SuperLink in $FLWR_HOME/config.toml: run there, not in the simulation.")
+]
+Checkpoints = Annotated[
+    str, typer.Option(help="Folder or URL where the last rounds are kept, in a place per run; else in the run's.")
+]
 commands = typer.Typer()
 
 
 @commands.command()
 @explain
 def run(
-    app_folder: Annotated[Path, typer.Argument(help="Folder of the Flower app.")] = Path(),
+    app_folder: App = Path(),
     clients: Annotated[int | None, typer.Option(min=2, help="Simulated clients; 10 if nothing is said.")] = None,
     run_config: RunConfig = None,
     runs: Annotated[Path, typer.Option(help="Where the results go, in a folder per run.")] = Path("runs"),
-    resume: Annotated[
-        Path | None, typer.Option(help="Folder of a run that was stopped, or is to have more rounds: it goes on.")
-    ] = None,
-    connection: Annotated[
-        str, typer.Option(help="A SuperLink in $FLWR_HOME/config.toml: run there, not in the simulation engine.")
-    ] = "",
-    checkpoints: Annotated[
-        str, typer.Option(help="Folder or URL where the last rounds are kept, in a place per run; else in the run's.")
-    ] = "",
+    connection: OnSuperLink = "",
+    checkpoints: Checkpoints = "",
     output: AsFormat = Format.TABLE,
 ) -> None:
     """Train in Flower's simulation engine, show each round, and save metrics, plot and model.
 
+    flowerpress run . --clients 20 -c "num-server-rounds=5 codec='small'"
+
     Starts a SuperLink of its own on a free port and stops it at the end. Exits with 1 if the run failed.
-    What was stopped, by whatever, goes on behind its last round with --resume runs/<id>.
+    What was stopped, by whatever, goes on with "flowerpress resume runs/<id>".
 
     With --connection the SuperNodes of a SuperLink train; its server app has to
     see the folder of the results under the same path.
     """
-    from flowerpress.apps import launch, report
+    from flowerpress.apps import launch
 
     if connection and clients:
         raise ConfigError("expected no --clients beside --connection: the SuperNodes there are the clients")
-    folder = resume.resolve() if resume else launch.new_folder(runs)
-    clients, run_config = launch.prepared(
-        app_folder,
-        folder,
-        clients if connection else clients or _CLIENTS,
-        run_config or [],
-        resume=resume is not None,
-        checkpoints=checkpoints,
-    )
-    quiet, app, text = output is Format.JSON, app_folder.resolve(), " ".join(run_config)
+    folder = launch.new_folder(runs)
+    asked = None if connection else clients or _CLIENTS
+    clients, text = launch.prepared(app_folder, folder, asked, run_config or [], checkpoints=checkpoints)
+    _train(app_folder, folder, clients, text, connection, output)
+
+
+@commands.command()
+@explain
+def resume(
+    folder: Annotated[Path, typer.Argument(help="A run that was stopped, or is to have more rounds: runs/<id>.")],
+    app_folder: Annotated[Path, typer.Option("--app", help="Folder of the Flower app.")] = Path(),
+    run_config: RunConfig = None,
+    connection: OnSuperLink = "",
+    checkpoints: Checkpoints = "",
+    output: AsFormat = Format.TABLE,
+) -> None:
+    """Go on with a run behind its last round, here or on another SuperLink, as it was asked for then.
+
+    flowerpress resume runs/<id> -c num-server-rounds=20
+
+    Results are added to those in its folder.
+    """
+    from flowerpress.apps import launch
+
+    clients, text = launch.prepared(app_folder, folder, None, run_config or [], resume=True, checkpoints=checkpoints)
+    _train(app_folder, folder.resolve(), clients, text, connection, output)
+
+
+def _train(app: Path, folder: Path, clients: int | None, run_config: str, connection: str, output: Format) -> None:
+    """Run the app, on a SuperLink or in the simulation engine, and show what comes of it."""
+    from flowerpress.apps import launch, report
+
+    quiet, app = output is Format.JSON, app.resolve()
 
     def on_round(row: dict[str, Any]) -> None:
         if not quiet:
             console.print(report.line(row), markup=False)
 
     if connection:
-        launch.submit(Connection.of_user(connection), app, folder, run_config=text, on_round=on_round)
+        launch.submit(Connection.of_user(connection), app, folder, run_config=run_config, on_round=on_round)
     else:
         clients = clients or _CLIENTS  # a run that began on SuperNodes has none
         if not quiet:
             console.print(f"{clients} clients in Flower's simulation engine; the engine takes half a minute to start")
-        launch.simulate(app, folder, clients=clients, run_config=text, on_round=on_round)
+        launch.simulate(app, folder, clients=clients, run_config=run_config, on_round=on_round)
     report.plot(folder)
     if quiet:
         print(json.dumps({"folder": str(folder), **report.summary_of(folder)}))
