@@ -3,13 +3,17 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import flowerpress
 
-PACKAGE = Path(__file__).parents[1] / "app" / "flowerpress"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "app" / "flowerpress"
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 LAYERS = [
     *("errors", "codecs", "chunks", "npy", "records", "wire", "arrays", "extraction", "latent_codecs"),
     *("federation", "deployment", "apps", "cli"),
@@ -92,3 +96,15 @@ def test_the_public_hooks_do_not_import_torch() -> None:
     code = "import sys; from flowerpress import PressGrid, press_mod, LatentRecord; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "code", ["from flowerpress import *; unpress(press(LatentRecord([numpy.ones(9)])))", "import flowerpress.cli"]
+)
+def test_optional_dependencies_are_imported_when_first_used(code: str) -> None:
+    optional = {Requirement(text).name for group in EXTRAS.values() for text in group} - {"mlflow-skinny"} | {"mlflow"}
+    heavy = {"torch", "matplotlib", "sklearn", "ray", "datasets", "zarr", "scipy"}
+    listed = f"import sys, numpy; {code}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", listed], capture_output=True, text=True, check=True)
+    assert "h5py" in optional
+    assert not (optional | heavy) & {name.split(".")[0] for name in done.stdout.split()}

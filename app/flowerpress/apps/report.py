@@ -1,4 +1,4 @@
-"""The results of a run for a person: a table, and a plot of accuracy against rounds and bytes."""
+"""The results of a run for a person: a table, and plots of accuracy and bytes."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from flowerpress.apps import traffic
 from flowerpress.apps.results import read_rounds
 from flowerpress.errors import ConfigError
 
@@ -27,7 +28,7 @@ def table(folder: Path) -> Table:
     """Return a table with a row per round and the sums; it fits into 80 columns."""
     summary = summary_of(folder)
     result = Table(title=f"{summary['codec']}, {summary['strategy']}, {summary['seconds']:.0f} s in all")
-    for name in ("round", _result(summary)[0], "raw MB", "sent MB", "down", "up", "encode s", "decode s"):
+    for name in ("round", outcome(summary)[0], "raw MB", "sent MB", "down", "up", "encode s", "decode s"):
         result.add_column(name, justify="right")
     for row in read_rounds(folder):
         result.add_row(str(row["round"]), *_cells(row))
@@ -39,11 +40,17 @@ def table(folder: Path) -> Table:
 def line(row: dict[str, Any]) -> str:
     """Return a round as one line."""
     result, raw, sent, down, up, *_ = _cells(row)
-    failures = f", {row['failures']} failures: {_reasons(row)}" if row["failures"] else ""
+    failures = f", {row['failures']} failures: {reasons(row)}" if row["failures"] else ""
     traffic = f", sent {sent} MB for {raw} MB (down {down}, up {up})" if row["down-bytes"] else ""
-    name = _result(row)[0]
+    name = outcome(row)[0]
     figures = f"latents of {result} images" if name == "images" else f"{name} {result}, loss {row['loss']:.4f}"
     return f"round {row['round']}: {figures}{traffic}{failures}"
+
+
+def pictures(folder: Path) -> list[Path]:
+    """Draw all pictures that there are of a run; return the paths of the PNGs."""
+    drawn = plot(folder), traffic.draw(folder)
+    return [path for path in drawn if path]
 
 
 def plot(folder: Path) -> Path:
@@ -75,13 +82,13 @@ def plot(folder: Path) -> Path:
     return path
 
 
-def _reasons(row: dict[str, Any]) -> str:
+def reasons(row: dict[str, Any]) -> str:
     """Return which clients failed in a round, and why."""
     nodes = [node for exchange in row["exchanges"] for node in exchange["nodes"] if node["error"]]
     return "; ".join(f"client {node['partition']}, node {node['node']}: {node['error']}" for node in nodes)
 
 
-def _result(row: dict[str, Any]) -> tuple[str, str]:
+def outcome(row: dict[str, Any]) -> tuple[str, str]:
     """Return the name and the text of what a round, or a run, came to."""
     if "images" in row:
         return "images", f"{row['images']:,}/{row['of']:,}"
@@ -95,7 +102,7 @@ def _running(values: list[int]) -> list[int]:
 def _cells(row: dict[str, Any]) -> list[str]:
     down, down_raw, up, up_raw = (row[n] for n in ("down-bytes", "down-raw-bytes", "up-bytes", "up-raw-bytes"))
     return [
-        _result(row)[1],
+        outcome(row)[1],
         f"{(down_raw + up_raw) / 1e6:.2f}",
         f"{(down + up) / 1e6:.2f}",
         f"{down_raw / down:.2f}x" if down else "-",

@@ -8,6 +8,7 @@ app = typer.Typer(
     help="Federated learning on Flower in a fraction of the bytes.",
     epilog="Exits with 1 if a run failed, 2 if what was asked is not possible, 3 if bytes are damaged.",
     no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
 )
 for group in (runs, bench, files, extract, codecs):
     app.add_typer(group.commands)

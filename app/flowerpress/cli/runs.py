@@ -91,12 +91,12 @@ def _train(app: Path, folder: Path, clients: int | None, run_config: str, connec
         if not quiet:
             console.print(f"{clients} clients in Flower's simulation engine; the engine takes half a minute to start")
         launch.simulate(app, folder, clients=clients, run_config=run_config, on_round=on_round)
-    report.plot(folder)
+    report.pictures(folder)
     if quiet:
         print(json.dumps({"folder": str(folder), **report.summary_of(folder)}))
     else:
         console.print(report.table(folder))
-        console.print(f"metrics, model and plot are in {folder}")
+        console.print(f"metrics, model and plots are in {folder}")
 
 
 @commands.command()
@@ -165,4 +165,14 @@ def plot(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, 
         console.print(f"{contrast.plot(comparison, folder)}")
         return
     console.print(report.table(folder.resolve()))
-    console.print(f"{report.plot(folder)}")
+    for path in report.pictures(folder):
+        console.print(f"{path}", markup=False)
+
+
+@commands.command()
+@explain
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or comparison.")]) -> None:
+    """Write one HTML file with figures, tables and pictures, which needs nothing else to be opened."""
+    from flowerpress.apps import page
+
+    console.print(f"{page.write(folder)}", markup=False)
