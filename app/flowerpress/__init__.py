@@ -3,8 +3,9 @@
 Two lines press a Flower app: ``ClientApp(mods=[press_mod])``, and ``strategy.start(grid=PressGrid(grid), …)``.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from flowerpress.exports import on_demand
 
 if TYPE_CHECKING:
     from flowerpress.chunks.bundle import Bundle as Bundle
@@ -51,10 +52,4 @@ _HOMES = {
     "unpress": "wire",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used: importing flowerpress itself imports nothing."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'flowerpress' has no attribute {name!r}")
-    return getattr(import_module(f"flowerpress.{_HOMES[name]}"), name)
+__getattr__ = on_demand(__name__, _HOMES)

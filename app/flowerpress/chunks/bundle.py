@@ -146,6 +146,11 @@ class Bundle(Mapping[str, Host]):
         """Read the bundle in a file; ChunkError if there is none."""
         return cls(File(path), bases=bases, finite=finite)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled, or copied deeply: the bytes themselves, unless they are in a file with a name."""
+        source = self.source if isinstance(self.source, File) else Memory(self.to_bytes())
+        return {**self.__dict__, "source": source, "_kept": ()}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
 

@@ -1,7 +1,8 @@
 """Latents of images (seed 002): an encoder runs over HDF5 files, here, in a bucket, or at federated clients."""
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from flowerpress.exports import on_demand
 
 if TYPE_CHECKING:
     from flowerpress.extraction.hdf5 import HDF5RGBDataset as HDF5RGBDataset
@@ -26,10 +27,4 @@ _HOMES = {
     "prep": "latents",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    """Import a name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = on_demand(__name__, _HOMES)

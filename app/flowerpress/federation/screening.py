@@ -65,6 +65,10 @@ class Screen:
     max_bytes : int
         The most bytes that the compressed arrays of a reply may take when they are decoded, or four times what was
         sent, if that is more: a few bytes can stand for any number of zeros.
+    same_metrics : bool
+        Refuse replies whose metric records, keys or lengths of lists are not those that most have, with which Flower's
+        strategies would end the run. Switch it off for functions of your own that put different metrics together; of
+        all metrics only the weight is checked then.
     """
 
     max_weight: float = 1e6
@@ -74,6 +78,7 @@ class Screen:
     min_replies: int = 1
     keys: str | Sequence[str] = "*"
     max_bytes: int = 1 << 30
+    same_metrics: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keys", (self.keys,) if isinstance(self.keys, str) else tuple(self.keys))
@@ -109,7 +114,7 @@ class Screen:
         for record in records_of(reply.content, MetricRecord).values() if kind in ("train", "evaluate") else ():
             self._check_metrics(record, finite=finite)
         norm = math.sqrt(squares) if squares >= 0 else math.inf
-        return Findings(_open_ended(structure), metrics_of(reply.content), norm)
+        return Findings(_open_ended(structure), self._compared(metrics_of(reply.content)), norm)
 
     def regular(self, found: Findings, sent: RecordDict, before: Sequence[Findings]) -> bool:
         """Tell whether a reply is like those before it; of the first, whether it has a weight and what was sent."""
@@ -179,6 +184,10 @@ class Screen:
         """Return the structure of a reply that carries what was sent, as far as the app declared its keys."""
         expected = [(name, key, *_declared(array)) for name, key, array in _items(sent)]
         return _open_ended([kind for kind in expected if any(fnmatchcase(kind[1], glob) for glob in self.keys)])
+
+    def _compared(self, metrics: Structure) -> Structure:
+        """Return the metrics that have to be the same in all replies."""
+        return metrics if self.same_metrics else tuple(m for m in metrics if m[1] == self.weight_key)
 
     def _weighted(self, found: Findings) -> bool:
         return [key for _, key, *_ in found.metrics].count(self.weight_key) == 1

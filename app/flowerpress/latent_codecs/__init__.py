@@ -3,8 +3,9 @@
 With the class and parameter names of mpcompress, and the streams of CompressAI; published checkpoints load.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from flowerpress.exports import on_demand
 
 if TYPE_CHECKING:
     from flowerpress.latent_codecs.entropy_models import EntropyBottleneck as EntropyBottleneck
@@ -29,10 +30,4 @@ _HOMES = {
     "VtmFeatureCodec": "vtm",
 }
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> object:
-    """Import a name when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = on_demand(__name__, _HOMES)
