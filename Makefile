@@ -4,7 +4,7 @@ BIN  := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e docker-test extract train-codec clean
+.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e docker-test extract train-codec docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -52,7 +52,7 @@ BENCH := OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -W ignore
 peers: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt $(PEERS)
 
-bench: peers  ## print the tables behind the numbers in the README, whole runs apart (an hour and a half)
+bench: peers  ## print the tables behind the numbers in docs/benchmarks.md, whole runs apart (an hour and a half)
 	for b in $(filter-out $(WHOLE_RUNS),$(wildcard tests/benchmarks/bench_*.py)); do $(BENCH) $$b || exit 1; done
 
 bench-federation: peers  ## accuracy and bytes of whole training runs, ours and others' (hours)
@@ -79,6 +79,11 @@ extract: setup  ## ten SuperNodes extract latents of digits; one is killed; a li
 train-codec: setup  ## ten clients train a codec of features; bits and accuracy beside other pipelines, with a plot
 	$(BENCH) tests/benchmarks/train_codec.py
 
+docs: setup  ## the pages of docs/ and a reference from docstrings, as a site in site/; broken links fail
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo 'open site/index.html, or, to search: $(PYTHON) -m http.server -d site'
+
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) $(PYDVL) $(S3) runs dist build .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PYDVL) $(S3) site runs dist build .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

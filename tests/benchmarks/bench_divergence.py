@@ -1,9 +1,9 @@
 """Does a recommended pipeline ever break a training that works without it? Small runs under all sorts of conditions.
 
 Digits, breast cancer and wine; an MLP; Dirichlet 0.1 and 0.5; FedAvg and FedAdam; 1 and 5 local epochs; learning rates
-of 0.3 and 3 times the usual one. With FedAdam what loses more than ``safe`` is for the uplink only, as the README
-says. A pipeline diverges where its loss is not finite, or its accuracy more than 10 points below that of stock Flower
-on the same seed; of small test sets one row is one to three points.
+of 0.3 and 3 times the usual one. With FedAdam what loses more than ``safe`` is for the uplink only, as
+docs/federation.md says. A pipeline diverges where its loss is not finite, or its accuracy more than 10 points below
+that of stock Flower on the same seed; of small test sets one row is one to three points.
 """
 
 import itertools

@@ -5,10 +5,13 @@ loopback SuperLink. Every server app runs in a fresh process, and its peak is of
 """
 
 import logging
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, TypeAlias
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from flowerpress.deployment.local import Federation
 from tests.benchmarks.apart import ApartGrid
@@ -18,29 +21,53 @@ from tests.benchmarks.timing import claim, console, table
 
 MEGABYTES, ROUNDS = 40, 2  # from the second round on, Flower holds the replies of the round before as well
 BAR = 1.2
+PICTURE = Path(__file__).parent / "results" / "memory.png"
 Measured: TypeAlias = dict[str, dict[str, Any]]  # by configuration
 
 
 def main() -> None:
-    compare("in-process grid", in_process, few=4, many=64)
-    compare("loopback SuperLink", loopback, few=4, many=16)
+    found = {
+        "in-process grid": {clients: in_process(clients) for clients in (4, 16, 64)},
+        "loopback SuperLink": {clients: loopback(clients) for clients in (4, 16)},
+    }
+    for where, by_clients in found.items():
+        compare(where, by_clients)
+    draw(found)
 
 
-def compare(where: str, measure_all: Callable[[int], Measured], *, few: int, many: int) -> None:
-    small, large = measure_all(few), measure_all(many)
-    columns = ("floor", f"{few} clients", f"{many} clients", "ratio", "a client more", "s/round")
+def compare(where: str, found: dict[int, Measured]) -> None:
+    few, many = min(found), max(found)
+    columns = ("floor", *(f"{clients} clients" for clients in found), "ratio", "a client more", "s/round")
     shown = table(f"{where}, {MEGABYTES} MB model: peak RssAnon of the server, MB", "", *columns)
     ratios = {}
     for label in CONFIGURATIONS:
-        low, high = small[label]["peak"] / 1e6, large[label]["peak"] / 1e6
-        ratios[label] = high / low
-        floor, seconds = large[label]["floor"] / 1e6, large[label]["rounds"][-1]["seconds"]
-        memory = (f"{value:,.0f}" for value in (floor, low, high))
-        shown.add_row(label, *memory, f"{high / low:.2f}", f"{(high - low) / (many - few):.1f}", f"{seconds:.1f}")
+        peaks = {clients: measured[label]["peak"] / 1e6 for clients, measured in found.items()}
+        ratios[label] = peaks[many] / peaks[few]
+        floor, seconds = found[many][label]["floor"] / 1e6, found[many][label]["rounds"][-1]["seconds"]
+        memory = (f"{value:,.0f}" for value in (floor, *peaks.values()))
+        more = (peaks[many] - peaks[few]) / (many - few)
+        shown.add_row(label, *memory, f"{ratios[label]:.2f}", f"{more:.1f}", f"{seconds:.1f}")
     console.print(shown)
     for label, ratio in ratios.items():
         if label != STOCK:
             claim(f"{where}: memory, {many} against {few} clients, {label}", ratio, most=BAR)
+
+
+def draw(found: dict[str, dict[int, Measured]]) -> None:
+    """Draw memory against clients."""
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    for axis, (where, by_clients) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
+        for label in CONFIGURATIONS:
+            peaks = [measured[label]["peak"] / 1e6 for measured in by_clients.values()]
+            axis.plot(list(by_clients), peaks, marker="o", label=label)
+        axis.set(title=where, xlabel="clients", ylabel=f"peak memory of the server, MB ({MEGABYTES} MB model)")
+        axis.set(xscale="log", yscale="log", xticks=list(by_clients))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.grid(alpha=0.3, which="both")
+    axis.legend(fontsize="small")
+    figure.savefig(PICTURE, dpi=120)
+    console.print(f"drawn in {PICTURE.name}")
 
 
 def in_process(nodes: int) -> Measured:

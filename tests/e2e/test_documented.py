@@ -1,4 +1,4 @@
-"""What the README says of machines of one's own, done as it is written there: all of them are this one.
+"""What docs/deployment.md says of machines of one's own, done as it is written there: all of them are this one.
 
 Hosts, ports and paths are replaced, and nothing else. Where nginx is installed, SuperNodes go through the proxy.
 """
@@ -31,8 +31,8 @@ PATHS = ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/v1/fleet/../cont
 
 
 def blocks(title: str) -> list[str]:
-    """Return the code blocks of a section of the README."""
-    section = (ROOT / "README.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    """Return the code blocks of a section."""
+    section = (ROOT / "docs" / "deployment.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
 
 
@@ -128,7 +128,7 @@ def test_machines_of_ones_own(tmp_path: Path, outcome: Outcome) -> None:
     assert closed == ([404] * len(PATHS) if PROXIED else [])
     words = f"2 rounds on the nodes' own HDF5 files, {summary['accuracy']:.2%}"
     words += "; all but /v1/fleet/ answers 404" if PROXIED else ""
-    outcome(22, f"the README's commands{', behind nginx' if PROXIED else ''}", words)
+    outcome(22, f"the documented commands{', behind nginx' if PROXIED else ''}", words)
 
 
 def status(url: str) -> int:
