@@ -20,7 +20,7 @@ run: setup  ## ten federated clients on real data, with a table and a plot of wh
 	$(BIN)/flowerpress run .
 
 test: setup lint  ## lint, types and tests, without slow or privileged suites
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,10 +1,17 @@
-"""References of tests go to a folder of their own, not to the user's cache."""
+"""References of tests go to a folder of their own; files run in one process each, simulations one after the other."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from flowerpress.chunks.content import FOLDER
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for pytest-xdist: what a file shares is made once, and simulations take all cores."""
+    for item in items:
+        group = "simulation" if item.get_closest_marker("simulation") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

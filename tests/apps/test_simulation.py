@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,16 +147,26 @@ def test_the_command_line_runs_and_reports(tmp_path: Path) -> None:
     assert [a["key"] for a in json.loads(listed.stdout)["arrays"]] == list(Bundle.open(folder / "model.fpb"))
 
 
-def test_a_failed_run_exits_with_1_and_says_why(tmp_path: Path) -> None:
-    before = servers()
+def test_a_failed_run_exits_with_1_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARTED_BY", str(tmp_path))
     done = flowerpress("run", str(ROOT), "--clients", "2", "-c", "strategy='Nothing'", cwd=tmp_path)
     assert done.returncode == 1
     assert "expected a strategy among" in done.stderr
     assert "finished:failed" in done.stderr
-    assert servers() <= before
+    assert left_by(tmp_path) == []
 
 
-def servers() -> set[str]:
-    """Return ids and commands of Flower's and Ray's processes."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    return {line for line in listed.splitlines() if "flower-su" in line or "flwr-" in line or "raylet" in line}
+def test_what_is_left_is_found(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], env={"STARTED_BY": str(tmp_path)}) as child:
+        assert left_by(tmp_path) == [child.pid]
+        child.kill()
+
+
+def left_by(mark: Path) -> list[int]:
+    """Return the processes that have the mark in their environment, as all do that inherit it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is another user's
+            if f"STARTED_BY={mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found

@@ -1,4 +1,4 @@
-"""The fault matrix: what each fault led to, as a table behind the tests."""
+"""What came of it, as a table behind the tests: the fault matrix first of all."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-Outcome = Callable[[int, str, str], None]  # row of the matrix, fault, outcome
+Outcome = Callable[[int, str, str], None]  # row of the fault matrix, or 0; what was done, and what came of it
 _OUTCOMES: list[tuple[int, str, str]] = []
 
 
@@ -18,9 +18,9 @@ def outcome() -> Outcome:
 
 def pytest_terminal_summary() -> None:
     if _OUTCOMES:
-        table = Table(title="fault matrix")
-        for name in ("row", "fault", "outcome"):
+        table = Table(title="the fault matrix, and what else was tried")
+        for name in ("row", "what", "outcome"):
             table.add_column(name, justify="right" if name == "row" else "left")
         for row, fault, found in sorted(_OUTCOMES, key=lambda line: line[0]):
-            table.add_row(str(row), fault, found)
+            table.add_row(str(row or ""), fault, found)
         Console(width=150).print(table)
