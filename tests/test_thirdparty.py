@@ -94,8 +94,9 @@ def test_they_keep_the_contract(installed: dict[str, str], tmp_path: Path) -> No
     assert "passed" in done.stdout
 
 
-def test_they_survive_forged_bytes(installed: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.hostile.driver", "forged", "300", "1", "signs"]
+@pytest.mark.parametrize("pipeline", ["signs", "xor | zstd"])
+def test_they_survive_forged_bytes(installed: dict[str, str], tmp_path: Path, pipeline: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.hostile.driver", "forged", "300", "1", pipeline]
     done = subprocess.run(command, env=installed, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["wrong"] == 0, done.stdout
