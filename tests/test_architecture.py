@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "app" / "flowerpress"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 LAYERS = [
-    *("errors", "exports", "codecs", "chunks", "npy", "records", "wire", "arrays", "extraction", "latent_codecs"),
-    *("federation", "deployment", "apps", "cli"),
+    *("errors", "exports", "codecs", "chunks", "npy", "records", "wire", "arrays", "bench"),
+    *("extraction", "latent_codecs", "federation", "deployment", "apps", "cli"),
 ]
 OWNERS = {
     "flwr": {"records", "wire", "federation", "apps"},
@@ -32,7 +32,7 @@ OWNERS = {
     "sklearn": {"apps"},
     "scipy": {"apps"},
     "datasets": {"apps"},
-    "matplotlib": {"apps"},
+    "matplotlib": {"apps", "bench"},
     "cryptography": {"deployment"},
     "typer": {"cli"},
 }

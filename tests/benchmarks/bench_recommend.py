@@ -18,8 +18,8 @@ from statistics import median
 from rich.text import Text
 from safetensors.numpy import save_file
 
-from flowerpress.apps.bench import EXACT, FEEDBACK, LINKS, WITHIN, Measured, candidates, measured
-from flowerpress.apps.sample import sampled
+from flowerpress.bench.measure import EXACT, FEEDBACK, LINKS, WITHIN, Measured, candidates, measured
+from flowerpress.bench.sample import sampled
 from tests.benchmarks.data import minilm_updates
 from tests.benchmarks.timing import claim, console, table
 

@@ -45,18 +45,18 @@ def bench(
     with error feedback, which is PressGrid's default, what one message drops is in
     the next: far larger errors than 0.1 then cost no accuracy, see "compare".
     """
-    from flowerpress.apps import advice, bench
-    from flowerpress.apps.sample import sampled
     from flowerpress.arrays.files import arrays_of_file
+    from flowerpress.bench import advice, measure
+    from flowerpress.bench.sample import sampled
 
     if plot:
         advice.check_picture(plot)
     differences = base is not None
     error = (_OF_DIFFERENCES if differences else _OF_WEIGHTS) if error is None else error
-    tried = bench.candidates(error, codec or [], differences=differences)
+    tried = measure.candidates(error, codec or [], differences=differences)
     part = sampled(arrays_of_file(file), arrays_of_file(base) if base else {}, int(sample * 1e6))
-    found = [bench.measured(text, part) for text in progress(tried, "measuring")]
-    chosen = bench.recommended(found, error, differences=differences)
+    found = [measure.measured(text, part) for text in progress(tried, "measuring")]
+    chosen = measure.recommended(found, error, differences=differences)
     title = f"{file.name}: {part.of / 1e6:,.1f} MB" + (f", from {part.nbytes / 1e6:,.1f}" * (part.nbytes < part.of))
     if plot:
         advice.draw(found, title, plot)

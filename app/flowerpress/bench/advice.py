@@ -7,7 +7,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from flowerpress.apps.bench import EXACT, FEEDBACK, LINKS, WITHIN, Measured
+from flowerpress.bench.measure import EXACT, FEEDBACK, LINKS, WITHIN, Measured
 from flowerpress.errors import ConfigError
 
 _PICTURES = (".png", ".svg", ".pdf")

@@ -16,7 +16,7 @@ from statistics import median
 
 import numpy as np
 
-from flowerpress.apps.sample import Sample
+from flowerpress.bench.sample import Sample
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.chunks.pack import pack
 from flowerpress.codecs.dtypes import Host, dtype_name, is_float

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from flowerpress.apps.bench import LINKS, Measured, candidates, measured, recommended
-from flowerpress.apps.sample import Sample, sampled
+from flowerpress.bench.measure import LINKS, Measured, candidates, measured, recommended
+from flowerpress.bench.sample import Sample, sampled
 from flowerpress.cli import app
 from flowerpress.codecs.policy import Policy
 from flowerpress.errors import ConfigError
