@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from flowerpress import Bundle, pack
@@ -86,6 +87,12 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_every_command_can_print_json() -> None:
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        for inner in getattr(command, "commands", {name: command}).values():
+            assert "--format" in {option for one in inner.params for option in one.opts}, inner.name
+
+
 def test_help_teaches() -> None:
     commands = (
         *("run", "resume", "compare", "plot", "bench", "inspect", "press", "unpress", "extract", "train-codec"),
@@ -158,6 +165,8 @@ def test_cache_add(bundle: Path) -> None:
     assert Store().holders(digest) == {SEED}
     again = RUN.invoke(app, ["cache", "add", str(bundle)])
     assert (again.exit_code, again.output) == (0, done.output)
+    said = RUN.invoke(app, ["cache", "add", str(bundle), "--format", "json"])
+    assert json.loads(said.output) == {"digest": digest, "arrays": 4, "bytes": size}
     found = cached()
     assert found["folder"] == str(Store().folder)
     (record,) = found["records"]

@@ -1,5 +1,6 @@
 """The report of a run: one file, which opens without any other."""
 
+import json
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -36,6 +37,10 @@ def page(folder: Path) -> Page:
     done = CliRunner().invoke(app, ["report", str(folder)])
     assert done.exit_code == 0, done.output
     assert FILE in done.output
+    plots = CliRunner().invoke(app, ["plot", str(folder), "--format", "json"])
+    assert all(Path(path).is_file() for path in json.loads(plots.output)["pictures"])
+    again = CliRunner().invoke(app, ["report", str(folder), "--format", "json"])
+    assert json.loads(again.output) == {"report": str(folder / FILE)}
     found = Page(folder / FILE)
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
     assert all(address.startswith("data:image/png;base64,") for address in found.addresses)

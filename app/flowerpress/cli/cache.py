@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flowerpress.cli.shared import AsFormat, Format, console, explain
+from flowerpress.cli.shared import MODEL, AsFormat, Format, console, explain, say
 
 commands = typer.Typer(
     help="Models that this machine holds, so that they need not be sent to it.", no_args_is_help=True
@@ -17,9 +17,7 @@ commands = typer.Typer(
 
 @commands.command()
 @explain
-def add(
-    file: Annotated[Path, typer.Argument(help="A model: .fpb, .safetensors, .npz, .pt, or a folder of checkpoints.")],
-) -> None:
+def add(file: Annotated[Path, typer.Argument(help=MODEL)], output: AsFormat = Format.TABLE) -> None:
     """Add the model in a file; once the server and the clients hold it, sending it is free.
 
     Add the same file where the server app runs and on each client's machine; a client without it is sent the model
@@ -31,13 +29,15 @@ def add(
 
     store, arrays = Store(), arrays_of_file(file)
     digest = store.seed(arrays)
-    console.print(f"{digest} {len(arrays)} arrays, {store.nbytes(digest):,} bytes")
+    nbytes = store.nbytes(digest)
+    say(output, f"{digest} {len(arrays)} arrays, {nbytes:,} bytes", digest=digest, arrays=len(arrays), bytes=nbytes)
 
 
 @commands.command()
 @explain
 def weights(
     file: Annotated[Path, typer.Argument(help="Weights of a learned codec: .fpb, .safetensors, .npz, .pt.")],
+    output: AsFormat = Format.TABLE,
 ) -> None:
     """Add the weights of a learned codec, and print their digest, which pipelines name them by.
 
@@ -46,7 +46,8 @@ def weights(
     from flowerpress.arrays.files import arrays_of_file
     from flowerpress.latent_codecs.weights import install
 
-    console.print(install(arrays_of_file(file)))
+    digest = install(arrays_of_file(file))
+    say(output, digest, digest=digest)
 
 
 @commands.command()
@@ -81,6 +82,7 @@ def ls(output: AsFormat = Format.TABLE) -> None:
 @explain
 def clear(
     keep_seeds: Annotated[bool, typer.Option(help="Leave the models that were added by hand.")] = False,
+    output: AsFormat = Format.TABLE,
 ) -> None:
     """Remove all models and residuals, without asking; a run that is on sends the models again."""
     from flowerpress.federation.residuals import Residuals
@@ -88,4 +90,4 @@ def clear(
 
     store = Store()
     freed = store.clear(keep_seeds=keep_seeds) + Residuals(store).clear()
-    console.print(f"{freed:,} bytes freed in {store.folder}")
+    say(output, f"{freed:,} bytes freed in {store.folder}", bytes=freed, folder=store.folder)

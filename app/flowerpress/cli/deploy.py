@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flowerpress.cli.shared import console, explain
+from flowerpress.cli.shared import AsFormat, Format, explain, say
 from flowerpress.deployment.local import Federation, Security, node_configs
 
 commands = typer.Typer(help="SuperLinks and SuperNodes, here and on other machines.", no_args_is_help=True)
@@ -30,6 +30,7 @@ def local(
         list[str] | None,
         typer.Option(help="What SuperNodes find in their configuration: key=value, with {partition} for the number."),
     ] = None,
+    output: AsFormat = Format.TABLE,
 ) -> None:
     """Start a SuperLink and SuperNodes on loopback, and keep them until Ctrl-C.
 
@@ -42,14 +43,16 @@ def local(
             with Federation(
                 nodes, folder=folder, security=security, configs=node_configs(node_config or [], nodes)
             ) as federation:
-                home = federation.superlink.home
-                console.print(f"SuperLink on {federation.superlink.address}, {nodes} SuperNodes; logs are in {folder}")
-                console.print(f"FLWR_HOME={home} flowerpress run . --connection {federation.superlink.name}")
+                superlink = federation.superlink
+                where = f"SuperLink on {superlink.address}, {nodes} SuperNodes; logs are in {folder}"
+                command = f"FLWR_HOME={superlink.home} flowerpress run . --connection {superlink.name}"
+                about = {"address": superlink.address, "home": superlink.home, "connection": superlink.name}
+                say(output, f"{where}\n{command}", folder=folder, **about)
                 while True:
                     federation.check()
                     time.sleep(1)
         except KeyboardInterrupt:
-            console.print("stopped")
+            say(output, "stopped", stopped=True)
 
 
 @commands.command()
@@ -59,6 +62,7 @@ def keys(
     host: Annotated[list[str], typer.Option(help="A name or address by which SuperNodes reach the SuperLink.")],
     nodes: Annotated[int, typer.Option(min=0, help="SuperNodes that have keys.")] = 0,
     days: Annotated[int, typer.Option(min=1, help="How long the SuperLink's certificate is valid.")] = 365,
+    output: AsFormat = Format.TABLE,
 ) -> None:
     """Make a certificate authority, the SuperLink's certificate, the secret of its programs, and keys of SuperNodes.
 
@@ -70,7 +74,8 @@ def keys(
     from flowerpress.deployment.credentials import Credentials
 
     made = Credentials.make(folder, host, nodes, days=days)
-    console.print(f"certificate for {', '.join(host)} and {nodes} keys in {made.folder}")
+    words = f"certificate for {', '.join(host)} and {nodes} keys in {made.folder}"
+    say(output, words, folder=made.folder, hosts=host, nodes=nodes)
 
 
 def _end_like_ctrl_c() -> None:

@@ -1,13 +1,12 @@
 """``flowerpress extract``: latents of images in HDF5 files."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flowerpress.cli.shared import AsFormat, Format, console, explain
+from flowerpress.cli.shared import AsFormat, Format, explain, say
 
 commands = typer.Typer()
 
@@ -37,8 +36,4 @@ def extract(
     logging.getLogger("flowerpress").setLevel(logging.INFO)
     main(options, files, clobber=clobber)
     names = [latents_name(file) for file in files]
-    if output is Format.JSON:
-        print(json.dumps({"latents": names}))
-        return
-    for name in names:
-        console.print(name, markup=False)
+    say(output, "\n".join(names), latents=names)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flowerpress.cli.shared import MODEL, AsFormat, Format, console, explain
+from flowerpress.cli.shared import MODEL, AsFormat, Format, console, explain, say
 from flowerpress.errors import ConfigError
 
 commands = typer.Typer()
@@ -102,8 +102,6 @@ def unpress(
 
 def _written(target: Path, arrays: int, raw_bytes: int, output: Format) -> None:
     nbytes = target.stat().st_size
-    if output is Format.JSON:
-        print(json.dumps({"file": str(target), "arrays": arrays, "raw-bytes": raw_bytes, "bytes": nbytes}))
-        return
     ratio = f", {raw_bytes / nbytes:.2f}x smaller than its arrays" if raw_bytes > nbytes else ""
-    console.print(f"{target}: {arrays} arrays, {nbytes:,} bytes{ratio}", markup=False)
+    words = f"{target}: {arrays} arrays, {nbytes:,} bytes{ratio}"
+    say(output, words, **{"file": target, "arrays": arrays, "raw-bytes": raw_bytes, "bytes": nbytes})

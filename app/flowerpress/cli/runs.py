@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flowerpress.cli.shared import AsFormat, Format, RunConfig, console, explain
+from flowerpress.cli.shared import AsFormat, Format, RunConfig, console, explain, say
 from flowerpress.deployment.connection import Connection
 from flowerpress.errors import ConfigError
 
@@ -18,6 +18,7 @@ OnSuperLink = Annotated[
 Checkpoints = Annotated[
     str, typer.Option(help="Folder or URL where the last rounds are kept, in a place per run; else in the run's.")
 ]
+Results = Annotated[Path, typer.Argument(help="Folder of a finished run, or comparison.")]
 commands = typer.Typer()
 
 
@@ -154,25 +155,26 @@ def compare(
 
 @commands.command()
 @explain
-def plot(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or comparison.")]) -> None:
+def plot(folder: Results, output: AsFormat = Format.TABLE) -> None:
     """Draw the plot of a run or a comparison again, and print its table."""
     from flowerpress.apps import compare as comparing
     from flowerpress.apps import contrast, report
 
     if (folder / comparing.FILE).is_file():
         comparison = comparing.Comparison.load(folder)
-        console.print(contrast.table(comparison))
-        console.print(f"{contrast.plot(comparison, folder)}")
-        return
-    console.print(report.table(folder.resolve()))
-    for path in report.pictures(folder):
-        console.print(f"{path}", markup=False)
+        table, drawn = contrast.table(comparison), [contrast.plot(comparison, folder)]
+    else:
+        table, drawn = report.table(folder.resolve()), report.pictures(folder)
+    if output is Format.TABLE:
+        console.print(table)
+    say(output, "\n".join(map(str, drawn)), pictures=drawn)
 
 
 @commands.command()
 @explain
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a finished run, or comparison.")]) -> None:
+def report(folder: Results, output: AsFormat = Format.TABLE) -> None:
     """Write one HTML file with figures, tables and pictures, which needs nothing else to be opened."""
     from flowerpress.apps import page
 
-    console.print(f"{page.write(folder)}", markup=False)
+    path = page.write(folder)
+    say(output, str(path), report=path)

@@ -1,5 +1,6 @@
 """What all commands have in common: where they print, in which format, and how they fail."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from functools import wraps
@@ -41,6 +42,14 @@ def explain(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(next(code for kind, code in EXITS.items() if isinstance(error, kind))) from error
 
     return run
+
+
+def say(output: Format, words: str, **found: object) -> None:
+    """Print what was done: in words for people, what was found for programs."""
+    if output is Format.JSON:
+        print(json.dumps(found, default=str), flush=True)
+    else:
+        console.print(words, markup=False)
 
 
 def progress(items: Sequence[T], what: str) -> Iterable[T]:
