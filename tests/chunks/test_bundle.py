@@ -1,6 +1,9 @@
 """Bundles: what goes in comes out, lazily, from memory and from files, and damage is noticed."""
 
+import copy
+import mmap
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_dtypes
@@ -11,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowerpress import Bundle, ChunkError, ConfigError, Spec, pack, parse
+from flowerpress.chunks.bundle import Memory
 from flowerpress.chunks.pack import HEAD, TAIL, save, tail
 from flowerpress.codecs.zstd import Zstd
+from flowerpress.federation.spill import Spill
 from tests.samples import SHAPES, awkward, of_dtype
 
 RNG = np.random.default_rng(4)
@@ -101,6 +106,21 @@ def test_files(tmp_path: Path) -> None:
         bundle["large"]
     with pytest.raises(ChunkError, match="cannot read"):
         Bundle.open(path)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda bundle: pickle.loads(pickle.dumps(bundle))])
+@pytest.mark.parametrize("where", ["memory", "mapped", "spilled"])
+def test_copies_have_the_bytes_themselves(copied: Callable[[Bundle], Bundle], where: str, tmp_path: Path) -> None:
+    arrays, path = model(), tmp_path / "model.fpb"
+    data = pack(arrays)
+    save(path, data)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    source = {"memory": data, "mapped": Memory(mapped), "spilled": Spill(tmp_path).put(data)}[where]
+    bundle = copied(Bundle(source))
+    path.unlink()
+    assert bundle.to_bytes() == data
+    assert all(bundle[key].tobytes() == np.asarray(x).tobytes() for key, x in arrays.items())
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:

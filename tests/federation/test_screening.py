@@ -62,6 +62,7 @@ def test_defaults() -> None:
         "min_replies": 1,
         "keys": "*",
         "max_bytes": 1 << 30,
+        "same_metrics": True,
     }
     assert Screen() == Screen(keys=["*"])
     assert hash(Screen(keys=["a", "b"])) == hash(Screen(keys=("a", "b")))
@@ -288,6 +289,18 @@ def test_odd_metrics(metrics: dict[str, Any], reason: str, sent: RecordDict | No
 def test_lists_of_metrics_have_one_length() -> None:
     replies = [content(losses=[0.5] * n, **N) for n in (2, 3, 3)]
     assert odd(*replies) == {0: "metrics 'losses': expected a number[3], found a number[2]"}
+
+
+@pytest.mark.parametrize("sent", [SENT, None], ids=["train", "evaluate"])
+def test_metrics_may_differ_where_that_is_said(sent: RecordDict | None) -> None:
+    screen = Screen(same_metrics=False)
+    replies = [content(losses=[0.5] * n, **N) for n in (2, 3, 3)] + [content(**{f"site-{n}": 1.0}, **N) for n in (1, 2)]
+    assert odd(*replies, screen=screen, sent=sent) == {}
+    reason = "metrics 'num-examples': expected a number, found none"
+    assert odd(*replies, content(loss=1.0), screen=screen, sent=sent) == {5: reason}
+    assert screen.regular(examine(replies[0], screen), SENT, [examine(replies[1], screen)])
+    with pytest.raises(ChunkError, match="metric 'losses': expected finite values"):
+        examine(content(losses=[math.nan], **N), screen)
 
 
 def test_of_two_the_one_with_a_weight_is_right() -> None:

@@ -35,7 +35,7 @@ def search(used: Callable[[float], float], guess: Callable[[float], float], *, r
     best = max((t for t in tried if t[1] <= 1), key=lambda t: t[1], default=None)
     if best is None:
         raise ConfigError(
-            "budget: it cannot be met: what must stay exact, and the names of arrays, take more; raise it"
+            "budget: it cannot be met: exact arrays (integers, NaN), and the names of arrays, take more; raise it"
         )
     return best[0]
 

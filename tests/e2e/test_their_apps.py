@@ -1,0 +1,130 @@
+"""The apps of others, stock and pressed, in Flower's engines: the same model, the same metrics, fewer bytes.
+
+The simulation engine counts no bytes, so that `pinned` does; SuperNodes' are those that ``flwr ls`` reports.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowerpress.chunks.content import FOLDER
+from flowerpress.deployment.connection import Connection
+from flowerpress.deployment.local import Federation
+from flowerpress.deployment.superlink import SuperLink
+from tests.e2e.conftest import Outcome
+from tests.e2e.deployment import run
+from tests.e2e.their_apps import (
+    APPS,
+    NAMES,
+    NODES,
+    PRESSED,
+    accuracy,
+    assert_equal,
+    copied,
+    counted,
+    diffs_of,
+    metrics,
+    pin,
+    saved,
+)
+
+SIMULATED = f"num-supernodes={NODES} client-resources-num-cpus=1 client-resources-num-gpus=0.0"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of a run: arrays that were saved, metrics of all rounds, and bytes, counted here and by Flower."""
+
+    model: dict[str, np.ndarray]
+    metrics: list[str]
+    accuracy: float
+    counted: int
+    reported: int
+
+    def __str__(self) -> str:
+        return f"{self.reported or self.counted:,} bytes ({self.accuracy:.2%})"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """BLAS and torch have one thread in all programs, and the references of simulated nodes a folder of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv(FOLDER, str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def simulation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SuperLink]:
+    with SuperLink(simulation=True, log=tmp_path_factory.mktemp("simulation") / "log") as superlink:
+        yield superlink
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    with Federation(NODES, folder=tmp_path_factory.mktemp("federation")) as running:
+        yield running
+
+
+def ran(
+    on: Connection, name: str, folder: Path, *diffs: str, codec: str = "", config: str = "", resources: str = ""
+) -> Ran:
+    """Run a copy of an app."""
+    app, results = copied(name, folder / "app", *diffs), folder / "results"
+    pin(app, results, codec)
+    run_id = run(on, app, config, 900, resources)
+    said = on.log_of(run_id)
+    traffic = on.flwr("ls", on.name, "--run-id", str(run_id))["runs"][0]["network-traffic"]
+    reported = sum(traffic[f"{way}-bytes"] for way in ("inbound", "outbound"))
+    assert not re.search(r"and [1-9]\d* failures", said), said[-3000:]
+    return Ran(saved(results), metrics(said), accuracy(said), counted(results), reported)
+
+
+def same(stock: Ran, pressed: Ran) -> None:
+    assert_equal(stock.model, pressed.model)
+    assert stock.metrics == pressed.metrics
+    assert len(stock.metrics) > 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_in_the_simulation_engine(simulation: SuperLink, name: str, tmp_path: Path, outcome: Outcome) -> None:
+    stock = ran(simulation, name, tmp_path / "stock", resources=SIMULATED)
+    words, applied, before = [f"stock {stock}"], list[str](), stock
+    for diff in diffs_of(name):
+        print(f"\n{(APPS / name / diff).read_text()}")
+        applied.append(diff)
+        pressed = ran(simulation, name, tmp_path / diff, *applied, resources=SIMULATED)
+        same(stock, pressed)
+        assert pressed.counted < before.counted
+        words.append(f"{diff} {pressed}")
+        before = pressed
+    outcome(0, f"their app, simulated: {name}", f"{', '.join(words)}; equal by bits")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_on_supernodes(federation: Federation, name: str, tmp_path: Path, outcome: Outcome) -> None:
+    config, words, applied = "num-server-rounds=2", list[str](), list[str]()
+    stock = ran(federation.superlink, name, tmp_path / "stock", config=config)
+    words.append(f"stock {stock}")
+    for diff in diffs_of(name):
+        applied.append(diff)
+        pressed = ran(federation.superlink, name, tmp_path / diff, *applied, config=config)
+        same(stock, pressed)
+        assert pressed.reported < stock.reported
+        words.append(f"{diff} {pressed}")
+        assert pressed.counted == pytest.approx(pressed.reported, rel=0.1)
+    outcome(0, f"their app, flwr ls: {name}", f"{', '.join(words)}; equal by bits")
+
+
+def test_small(simulation: SuperLink, tmp_path: Path, outcome: Outcome) -> None:
+    """Not the same model, but about as good a one."""
+    config = "num-server-rounds=10 fraction-train=1.0 local-epochs=1"
+    stock = ran(simulation, "pytorch", tmp_path / "stock", config=config, resources=SIMULATED)
+    small = ran(simulation, "pytorch", tmp_path / "small", PRESSED, codec="small", config=config, resources=SIMULATED)
+    assert small.counted < stock.counted / 15
+    assert small.accuracy > stock.accuracy - 0.05
+    outcome(0, "their app, small: pytorch", f"stock {stock}, small {small}: {stock.counted / small.counted:.1f}x")
