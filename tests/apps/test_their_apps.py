@@ -3,31 +3,48 @@
 `tests/e2e/test_their_apps.py` does the same in Flower's engines.
 """
 
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.e2e.their_apps import NAMES, accuracy, assert_equal, copied, counted, diffs_of, metrics, pin, run_here, saved
+from tests.e2e.their_apps import NAMES, STOCK, accuracy, assert_equal, copied, counted, metrics, pin, run_here, saved
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_pressed_apps_end_with_the_model_of_stock_flower(
-    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    diffs, models, said, nbytes = diffs_of(name), [], [], []
-    for number in range(len(diffs) + 1):
-        app, results = copied(name, tmp_path / f"app-{number}", *diffs[:number]), tmp_path / f"results-{number}"
+@dataclass(frozen=True)
+class Ran:
+    model: dict[str, np.ndarray]
+    said: str
+    nbytes: int
+
+
+@pytest.fixture
+def ran(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    def run(name: str, config: str = "", *, pressed: bool) -> Ran:
+        where = tmp_path / ("pressed" if pressed else "stock")
+        app, results = copied(name, where, pressed=pressed), where.with_suffix(".results")
         pin(app, results)
         caplog.clear()
         with caplog.at_level("INFO", "flwr"):
-            run_here(app, {"num-server-rounds": 2})
-        models.append(saved(results))
-        said.append(caplog.text)
-        nbytes.append(counted(results))
-    for model, text in zip(models[1:], said[1:], strict=True):
-        assert_equal(models[0], model)
-        assert metrics(text) == metrics(said[0])
-    assert accuracy(said[0]) > 0.5
-    assert nbytes == sorted(nbytes, reverse=True)
-    assert nbytes[1] < 0.8 * nbytes[0]
+            run_here(app, {"num-server-rounds": 2, **tomllib.loads(config)})
+        return Ran(saved(results), caplog.text, counted(results))
+
+    monkeypatch.chdir(tmp_path)
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pressed_apps_end_with_the_model_of_stock_flower(name: str, ran: Callable[..., Ran]) -> None:
+    stock, pressed = ran(name, STOCK.get(name, ""), pressed=False), ran(name, pressed=True)
+    assert_equal(stock.model, pressed.model)
+    assert metrics(stock.said) == metrics(pressed.said)
+    assert accuracy(stock.said) > 0.5
+    assert pressed.nbytes < 0.8 * stock.nbytes
+
+
+def test_stock_flower_has_no_bfloat16(ran: Callable[..., Ran]) -> None:
+    with pytest.raises(TypeError, match="BFloat16"):
+        ran("lora", pressed=False)

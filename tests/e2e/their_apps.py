@@ -1,4 +1,4 @@
-"""Apps of people who have never heard of flowerpress, and what they change when they do: a diff beside each of them.
+"""Apps of people who have never heard of flowerpress, and what they change when they do: a diff beside each.
 
 A copy of an app can be pinned (see `tests.e2e.pinned`), so that two runs can be compared, and run in this process.
 """
@@ -24,20 +24,16 @@ from tests.e2e import pinned
 
 APPS = Path(__file__).parent / "apps"
 NAMES = sorted(path.parent.name for path in APPS.glob("*/pyproject.toml"))
-PRESSED, BFLOAT16 = "pressed.diff", "bfloat16.diff"
+PRESSED = "pressed.diff"
+STOCK = {"lora": "exchange-dtype='float32'"}  # what an app cannot do without being pressed: Flower has no bfloat16
 NODES = 4
 
 
-def diffs_of(name: str) -> list[str]:
-    """Return the diffs beside an app, in the order in which they are applied."""
-    return [diff for diff in (PRESSED, BFLOAT16) if (APPS / name / diff).is_file()]
-
-
-def copied(name: str, to: Path, *diffs: str) -> Path:
-    """Copy an app, apply diffs that lie beside it, one after the other, and return the folder of the copy."""
-    shutil.copytree(APPS / name, to, ignore=shutil.ignore_patterns("*.diff", "__pycache__"))
-    for diff in diffs:
-        subprocess.run(["git", "apply", APPS / name / diff], cwd=to, check=True)
+def copied(name: str, to: Path, *, pressed: bool = False) -> Path:
+    """Copy an app, pressed by the diff that lies beside it or not, and return the folder of the copy."""
+    shutil.copytree(APPS / name, to, ignore=shutil.ignore_patterns(PRESSED, "__pycache__"))
+    if pressed:
+        subprocess.run(["git", "apply", APPS / name / PRESSED], cwd=to, check=True)
     return to
 
 

@@ -17,4 +17,5 @@ def train(msg: Message, context: Context) -> Message:
     loss = train_with(model, data, context.run_config["local-epochs"], context.run_config["learning-rate"])
 
     metrics = MetricRecord({"train-loss": loss, "num-examples": len(data[1])})
-    return Message(RecordDict({"arrays": to_record(model), "metrics": metrics}), reply_to=msg)
+    arrays = to_record(model, context.run_config["exchange-dtype"])
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=msg)

@@ -20,7 +20,7 @@ def main(grid: Grid, context: Context) -> None:
 
     result = FedAvg(fraction_evaluate=context.run_config["fraction-evaluate"]).start(
         grid=grid,
-        initial_arrays=to_record(model),
+        initial_arrays=to_record(model, context.run_config["exchange-dtype"]),
         num_rounds=context.run_config["num-server-rounds"],
         evaluate_fn=evaluate,
     )

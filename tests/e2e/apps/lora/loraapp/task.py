@@ -31,10 +31,10 @@ def make_model(rank: int) -> nn.Module:
         return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third).to(torch.bfloat16)
 
 
-def to_record(model: nn.Module) -> ArrayRecord:
-    """Return the adapters, which is what is sent."""
+def to_record(model: nn.Module, dtype: str) -> ArrayRecord:
+    """Return the adapters, which is what is sent, in the dtype of that name."""
     adapters = {name: x for name, x in model.state_dict().items() if "lora" in name}
-    return ArrayRecord({name: x.float() for name, x in adapters.items()})  # Flower has no bfloat16
+    return ArrayRecord({name: x.to(getattr(torch, dtype)) for name, x in adapters.items()})
 
 
 def load_record(model: nn.Module, record: ArrayRecord) -> None:
