@@ -181,7 +181,7 @@ def test_the_command_line_names_what_cannot_be_trained_on(tmp_path: Path) -> Non
     features = [("flat.npy", "features"), ("whole.npy", "features")]
     for name, said in [*features, *((name, ".npy file") for name in ("none.npy", "damaged.npy", "folder"))]:
         done = CliRunner().invoke(app, ["train-codec", str(tmp_path / name), str(tmp_path / "codec.fpb")])
-        assert done.exit_code == (3 if name == "damaged.npy" else 2)
+        assert done.exit_code == 2
         assert said in done.stderr
     assert not (tmp_path / "codec.fpb").exists()
     done = CliRunner().invoke(app, ["train-codec", str(tmp_path / "flat.npy"), str(tmp_path / "codec.bin")])

@@ -163,7 +163,7 @@ def test_values_that_have_no_ratio_are_exact_and_alone(value: float) -> None:
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-20, 1e20, 1e37])
 def test_tiny_and_huge_references(scale: float) -> None:
-    base, x = (np.float32(scale) * y.astype(np.float32) / 16 for y in variances(50))
+    base, x = (y.astype(np.float32) / 16 * np.float32(scale) for y in variances(50))
     y = decoded(x, base)
     assert (y > 0).all()
     assert np.abs(y.astype(np.float64) / x - 1).max() < (0.01 if scale < 1e-37 else 1e-5)
