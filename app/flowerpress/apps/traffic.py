@@ -50,7 +50,8 @@ def draw(folder: Path) -> Path | None:
     axes[0].set_ylabel("client")
     failed = {(_name(node), row["round"]) for row, node in _nodes(rounds) if node["error"]}
     places = [(numbers.index(n), names.index(name)) for name, n in failed]
-    axes[1].plot(*zip(*places, strict=True), "rx") if places else None
+    if places:
+        axes[1].plot(*zip(*places, strict=True), "rx")
     scale = figure.colorbar(image, ax=list(axes), label="kB").ax.yaxis
     scale.set_major_formatter("{x:g}")
     scale.set_minor_formatter("{x:g}")

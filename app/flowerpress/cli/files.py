@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from flowerpress.cli.shared import MODEL, AsFormat, Format, console, explain, say
 from flowerpress.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flowerpress.arrays.files import Arrays
 
 commands = typer.Typer()
 
@@ -65,14 +68,12 @@ def press(
     """
     from flowerpress.arrays.files import arrays_of_file
     from flowerpress.chunks.pack import pack, save
-    from flowerpress.codecs.base import Spec
 
     if target.suffix != ".fpb":
         raise ConfigError(f"{target}: expected a bundle to write, a file that ends in .fpb; unpress writes others")
     arrays = dict(arrays_of_file(source))
-    raw = sum(Spec.of(x, key).nbytes for key, x in arrays.items())
     save(target, pack(arrays, codec, bases=arrays_of_file(base) if base else None))
-    _written(target, len(arrays), raw, output)
+    _written(target, arrays, output)
 
 
 @commands.command()
@@ -91,17 +92,19 @@ def unpress(
     """
     from flowerpress.arrays.files import arrays_of_file, arrays_to_file
     from flowerpress.chunks.bundle import Bundle
-    from flowerpress.codecs.base import Spec
 
     bases = arrays_of_file(base) if base else None
     arrays = Bundle.open(source, bases=bases) if bases else arrays_of_file(source)
     found = {key: arrays[key] for key in arrays}
     arrays_to_file(found, target)
-    _written(target, len(found), sum(Spec.of(x, key).nbytes for key, x in found.items()), output)
+    _written(target, found, output)
 
 
-def _written(target: Path, arrays: int, raw_bytes: int, output: Format) -> None:
-    nbytes = target.stat().st_size
-    ratio = f", {raw_bytes / nbytes:.2f}x smaller than its arrays" if raw_bytes > nbytes else ""
-    words = f"{target}: {arrays} arrays, {nbytes:,} bytes{ratio}"
-    say(output, words, **{"file": target, "arrays": arrays, "raw-bytes": raw_bytes, "bytes": nbytes})
+def _written(target: Path, arrays: "Arrays", output: Format) -> None:
+    """Say what was written, and what became of the bytes of the arrays."""
+    from flowerpress.codecs.base import Spec
+
+    raw, nbytes = sum(Spec.of(x, key).nbytes for key, x in arrays.items()), target.stat().st_size
+    ratio = f", {raw / nbytes:.2f}x smaller than its arrays" if raw > nbytes else ""
+    words = f"{target}: {len(arrays)} arrays, {nbytes:,} bytes{ratio}"
+    say(output, words, **{"file": target, "arrays": len(arrays), "raw-bytes": raw, "bytes": nbytes})
