@@ -1,6 +1,7 @@
 """Runs on a federation on loopback, to their end."""
 
 import subprocess
+import time
 from pathlib import Path
 
 from flowerpress.deployment.connection import Connection
@@ -20,4 +21,6 @@ def run(connection: Connection, app: Path, config: str, seconds: float, resource
 def wait(connection: Connection, run_id: int, seconds: float) -> None:
     """Wait until a run has ended, whichever way."""
     follow = [program("flwr"), "log", str(run_id), connection.name]  # polling the status would cost a core's time
-    subprocess.run(follow, env=connection.env, capture_output=True, timeout=seconds, check=False)
+    end = time.monotonic() + seconds
+    while not connection.status(run_id)[0].startswith("finished"):
+        subprocess.run(follow, env=connection.env, capture_output=True, timeout=end - time.monotonic(), check=False)

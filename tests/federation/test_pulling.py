@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from flwr.app import Message
 
@@ -73,6 +74,33 @@ def test_a_reply_that_is_slow_is_one(inner: Half) -> None:
     grid, strategy = PressGrid(inner, "lossless"), Watched()
     strategy.run(grid, timeout=60)
     assert strategy.valid == {number: list(NODES) for number in (1, 2, 3)}
+
+
+class Busy(LocalGrid):
+    """A SuperLink that answers every other question with this status."""
+
+    status = 500
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.asked = getattr(self, "asked", 0) + 1
+        if self.asked % 2:
+            request = httpx.Request("POST", "http://127.0.0.1/v1/runtime/pull-messages")
+            httpx.Response(self.status, request=request).raise_for_status()
+        return super().pull_messages(message_ids)
+
+
+def test_a_superlink_whose_database_is_busy_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    grid, strategy = PressGrid(Busy({node: client() for node in NODES}), "lossless"), Watched()
+    strategy.run(grid, timeout=60)
+    assert strategy.valid == {number: list(NODES) for number in (1, 2, 3)}
+    assert "500" in caplog.text
+
+
+def test_a_superlink_that_refuses_is_not() -> None:
+    busy = Busy({node: client() for node in NODES})
+    busy.status = 403
+    with pytest.raises(httpx.HTTPStatusError):
+        Watched().run(PressGrid(busy, "lossless"))
 
 
 def test_what_the_grid_raises_is_raised() -> None:

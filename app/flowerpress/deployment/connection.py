@@ -3,12 +3,15 @@
 import json
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from flowerpress.deployment.programs import environment, program
 from flowerpress.errors import RunError
+
+_PATIENCE = 30.0  # seconds
 
 
 class Connection:
@@ -51,9 +54,18 @@ class Connection:
         return int(self.flwr("run", str(app), self.name, *options)["run-id"])
 
     def status(self, run_id: int) -> tuple[str, str]:
-        """Return a run's status, such as ``"running"`` or ``"finished:failed"``, and its details."""
-        run = self.flwr("ls", self.name, "--run-id", str(run_id))["runs"][0]
-        return run["status"], run.get("status-details", "")
+        """Return a run's status, such as ``"running"`` or ``"finished:failed"``, and its details.
+
+        A SuperLink that does not answer, because it is busy or starts again, is asked again for half a minute.
+        """
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                run = self.flwr("ls", self.name, "--run-id", str(run_id))["runs"][0]
+                return run["status"], run.get("status-details", "")
+            except RunError:
+                if time.monotonic() > end:
+                    raise
 
     def log_of(self, run_id: int) -> str:
         """Return what the server app of a run printed and logged."""

@@ -4,6 +4,7 @@ pull ─► a thread ─► in time: the reply, or that there is none
                 └─► else it is slow: the others are pulled meanwhile, and this one is asked for again
 """
 
+import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, wait
@@ -11,9 +12,11 @@ from threading import Thread
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from httpx import HTTPStatusError
 
 from flowerpress.federation.around import Around
 
+_log = logging.getLogger("flowerpress")
 AT_ONCE = "answers_at_once"  # an attribute of grids that are not to be pulled from threads: clients run when they are
 _PATIENCE = 5.0  # seconds that one reply may hold up the others
 _LEAST = 1.0  # the same when the round is over: a reply that is there is taken
@@ -31,7 +34,8 @@ class Pulls:
     def pull(self, i: str, patience: float = _PATIENCE) -> Message | None:
         """Return the reply to a message, the first if there are several; None if it is not there, or not whole.
 
-        Raises what the grid raises.
+        A SuperLink that answers with a status of 500 or more, mostly because its database is busy, is asked again.
+        Raises what else the grid raises.
         """
         if self._at_once:
             return self._ask(i)
@@ -73,7 +77,13 @@ class Pulls:
         return future
 
     def _ask(self, i: str) -> Message | None:
-        return next(iter(self._grid.pull_messages([i])), None)
+        try:
+            return next(iter(self._grid.pull_messages([i])), None)
+        except HTTPStatusError as error:
+            if not error.response.is_server_error:
+                raise
+            _log.warning("flowerpress: a reply is asked for again: %s", error)
+            return None
 
 
 def _innermost(grid: Grid) -> Grid:
