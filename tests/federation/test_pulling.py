@@ -76,6 +76,42 @@ def test_a_reply_that_is_slow_is_one(inner: Half) -> None:
     assert strategy.valid == {number: list(NODES) for number in (1, 2, 3)}
 
 
+class Slow(LocalGrid):
+    """Every reply takes longer than one waits for it; those of ``stuck`` never come."""
+
+    def __init__(self, stuck: Iterable[int] = ()) -> None:
+        super().__init__({node: client() for node in NODES})
+        self.stuck, self.release = set(stuck), threading.Event()
+        self.on_their_way, self.most, self._lock = 0, 0, threading.Lock()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        with self._lock:
+            found = list(super().pull_messages(message_ids))
+            self.on_their_way += 1
+            self.most = max(self.most, self.on_their_way)
+        self.release.wait(30 if found and found[0].metadata.src_node_id in self.stuck else 0.2)
+        with self._lock:
+            self.on_their_way -= 1
+        return found
+
+
+@pytest.mark.usefixtures("inner")
+def test_one_reply_is_on_its_way_at_a_time() -> None:
+    grid, strategy = Slow(), Watched()
+    strategy.run(PressGrid(grid, "lossless"), timeout=60)
+    assert strategy.valid == {number: list(NODES) for number in (1, 2, 3)}
+    assert grid.most == 1
+
+
+@pytest.mark.usefixtures("inner")
+def test_replies_that_never_come_do_not_count_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulling, "_STUCK", 0.3)
+    grid, strategy = Slow(stuck := NODES[:2]), Watched()
+    strategy.run(PressGrid(grid, "lossless"), timeout=1.5)
+    grid.release.set()
+    assert strategy.valid[1] == [node for node in NODES if node not in stuck]
+
+
 class Busy(LocalGrid):
     """A SuperLink that answers every other question with this status."""
 

@@ -45,6 +45,9 @@ class Federation:
         What a SuperNode's client apps find in ``Context.node_config`` besides its ``partition-id``, by its number.
     through : callable, optional
         Asked, for each SuperNode, which address leads to that of the SuperLink; it is not asked twice for one.
+    durable : bool
+        Keep what the SuperLink knows in a database, so that it outlives it. Flower's is SQLite, which refuses writers
+        that had to wait for five seconds: with many nodes and large models, memory is the better place.
 
     Attributes
     ----------
@@ -62,6 +65,7 @@ class Federation:
         security: Security = Security.NONE,
         configs: Mapping[int, NodeConfig] | None = None,
         through: Callable[[str], str] = lambda address: address,
+        durable: bool = True,
     ) -> None:
         self.nodes, self.folder, self.security = nodes, folder, security
         self._configs, self._through = configs or {}, through
@@ -77,7 +81,7 @@ class Federation:
             log=folder / "superlink.log",
             credentials=self.credentials,
             keys=security is Security.KEYS,
-            state=state,
+            state=state if durable else None,
         )
         self.supernodes: dict[int, SuperNode] = {}
         self._stack = ExitStack()

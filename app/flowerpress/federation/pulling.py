@@ -2,13 +2,17 @@
 
 pull ─► a thread ─► in time: the reply, or that there is none
                 └─► else it is slow: the others are pulled meanwhile, and this one is asked for again
+
+What is on its way takes memory: one slow reply at a time, besides those that have been slow for a minute, or for a
+quarter of the time that is left.
 """
 
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from threading import Thread
+from typing import TypeAlias
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -19,8 +23,11 @@ from flowerpress.federation.around import Around
 _log = logging.getLogger("flowerpress")
 AT_ONCE = "answers_at_once"  # an attribute of grids that are not to be pulled from threads: clients run when they are
 _PATIENCE = 5.0  # seconds that one reply may hold up the others
+_STUCK = 60.0  # the same, if it has begun to come and then does not
 _LEAST = 1.0  # the same when the round is over: a reply that is there is taken
 _LOOK = 5.0  # seconds between looks at which nodes are online
+
+_Reply: TypeAlias = "Future[Message | None]"
 
 
 class Pulls:
@@ -28,7 +35,7 @@ class Pulls:
 
     def __init__(self, grid: Grid) -> None:
         self._grid, self._at_once = grid, getattr(_innermost(grid), AT_ONCE, False)
-        self._slow: dict[str, Future[Message | None]] = {}
+        self._slow: dict[str, tuple[_Reply, float]] = {}  # and since when it is waited for
         self._looked = 0.0
 
     def pull(self, i: str, patience: float = _PATIENCE) -> Message | None:
@@ -39,14 +46,16 @@ class Pulls:
         """
         if self._at_once:
             return self._ask(i)
-        found = self._slow.pop(i, None)
-        if found is None:
-            found = self._begin(i)
-            wait([found], max(_LEAST, min(patience, _PATIENCE)))
-        if found.done():
-            return found.result()
-        self._slow[i] = found
-        return None
+        if i not in self._slow:
+            if self._held_up(patience):
+                return None
+            self._slow[i] = self._begin(i), time.monotonic()
+            wait([self._slow[i][0]], max(_LEAST, min(patience, _PATIENCE)))
+        found, _ = self._slow[i]
+        if not found.done():
+            return None
+        del self._slow[i]
+        return found.result()
 
     def stranded(self, nodes: Mapping[str, int]) -> list[str]:
         """Return which replies that are slow will not be whole: their nodes, by message, have gone offline."""
@@ -64,8 +73,15 @@ class Pulls:
         """Wait for a reply no longer."""
         self._slow.pop(i, None)
 
-    def _begin(self, i: str) -> "Future[Message | None]":
-        future: Future[Message | None] = Future()
+    def _held_up(self, patience: float) -> bool:
+        """Tell whether there is a slow reply to wait for, and do so for a moment."""
+        now, stuck = time.monotonic(), min(_STUCK, patience / 4)
+        coming = [found for found, since in self._slow.values() if now - since < stuck]
+        wait(coming, _LEAST, FIRST_COMPLETED)
+        return bool(coming)
+
+    def _begin(self, i: str) -> _Reply:
+        future: _Reply = Future()
 
         def run() -> None:
             try:
