@@ -67,6 +67,8 @@ def draw(found: dict[str, dict[int, Measured]]) -> None:
         axis.set(xscale="log", yscale="log", xticks=list(by_clients))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter("{x:,g}")
+        axis.yaxis.set_minor_formatter("{x:,g}")
         axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize="small")
     figure.savefig(PICTURE, dpi=120)
