@@ -23,7 +23,7 @@ from flowerpress.bench.sample import sampled
 from tests.benchmarks.data import minilm_updates
 from tests.benchmarks.timing import claim, console, table
 
-ERROR, TURNS = 0.1, 3
+ERROR, TURNS = 0.1, 2
 LIMIT, WORSE = 60.0, 1.1  # seconds of the command; times the best that the recommended may take
 
 

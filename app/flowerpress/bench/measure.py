@@ -37,7 +37,10 @@ _OF_DIFFERENCES = (
     "raw",
     "zstd",
     "lossless",
+    "delta | cast(dtype='bfloat16') | zstd",
     *(f"delta | {blocks}" for blocks in _BLOCKS),
+    "delta | quantize(bits=2, block=256) | bitpack",
+    "delta | quantize(bits=2, block=256) | entropy",
     "safe",
     "delta | budget(error={error})",
     "delta | budget(bits=0.1)",
@@ -45,7 +48,7 @@ _OF_DIFFERENCES = (
     "small",
 )
 _ALIKE = 1.05  # times as long is no reason to lose more
-_QUICK, _TURNS = 2.0, 4  # what takes fewer seconds is measured so often; the first time is to warm up
+_QUICK, _TURNS = 2.0, 9  # what takes fewer seconds is measured so often; the first time is to warm up
 
 
 @dataclass(frozen=True)
