@@ -11,7 +11,7 @@ from typing import Any, Self
 from flowerpress.deployment.programs import environment, program
 from flowerpress.errors import RunError
 
-_PATIENCE = 30.0  # seconds
+_PATIENCE = 30.0  # seconds that a SuperLink may not answer
 
 
 class Connection:

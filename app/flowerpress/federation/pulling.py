@@ -23,8 +23,8 @@ from flowerpress.federation.around import Around
 _log = logging.getLogger("flowerpress")
 AT_ONCE = "answers_at_once"  # an attribute of grids that are not to be pulled from threads: clients run when they are
 _PATIENCE = 5.0  # seconds that one reply may hold up the others
-_STUCK = 60.0  # the same, if it has begun to come and then does not
 _LEAST = 1.0  # the same when the round is over: a reply that is there is taken
+_STUCK = 60.0  # seconds from when on a slow reply no longer keeps others from being pulled
 _LOOK = 5.0  # seconds between looks at which nodes are online
 
 _Reply: TypeAlias = "Future[Message | None]"
