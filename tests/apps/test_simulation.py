@@ -157,9 +157,13 @@ def test_a_failed_run_exits_with_1_and_says_why(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_is_left_is_found(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "60"], env={"STARTED_BY": str(tmp_path)}) as child:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(["cat"], env={"STARTED_BY": str(tmp_path)}, stdin=pipe, stdout=pipe, bufsize=0) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(b"!")
+        assert child.stdout.read(1) == b"!"  # it has begun, and so has its environment
         assert left_by(tmp_path) == [child.pid]
-        child.kill()
 
 
 def left_by(mark: Path) -> list[int]:

@@ -3,12 +3,14 @@
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from flowerpress.deployment.programs import environment, program
+from flowerpress.deployment.sources import copied
 from flowerpress.errors import RunError
 
 _PATIENCE = 30.0  # seconds that a SuperLink may not answer
@@ -51,7 +53,8 @@ class Connection:
         """Submit the app in a folder and return the run's id."""
         options = ["--run-config", run_config] if run_config else []
         options += ["--federation-config", federation_config] if federation_config else []
-        return int(self.flwr("run", str(app), self.name, *options)["run-id"])
+        with tempfile.TemporaryDirectory(prefix="flowerpress-") as folder:
+            return int(self.flwr("run", str(copied(app, Path(folder))), self.name, *options)["run-id"])
 
     def status(self, run_id: int) -> tuple[str, str]:
         """Return a run's status, such as ``"running"`` or ``"finished:failed"``, and its details.
