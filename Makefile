@@ -4,7 +4,7 @@ BIN  := $(VENV)/bin
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint peers bench bench-federation compare-pydvl e2e docker-test soak extract train-codec docs clean
+.PHONY: help setup run test lint style peers bench bench-federation compare-pydvl e2e docker-test soak extract train-codec docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
@@ -19,13 +19,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: setup  ## ten federated clients on real data, with a table and a plot of what was saved
 	$(BIN)/flowerpress run .
 
-test: setup lint  ## lint, types and tests, without slow or privileged suites
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+test: setup style  ## lint, types and tests, without slow or privileged suites
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-lint: setup  ## ruff and mypy
+lint: setup style  ## ruff and mypy
+	$(BIN)/mypy
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 
 # In an environment of its own: an S3 server, whose dependencies are not Flower's.
 S3 := .venv-s3

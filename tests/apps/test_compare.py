@@ -1,4 +1,4 @@
-"""Comparisons: paired by seed, saved, shown, and the same in one process as in the engine."""
+"""Comparisons: paired by seed, saved and shown."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flowerpress import ConfigError, RunError
-from flowerpress.apps import contrast, inprocess, launch
+from flowerpress.apps import contrast, launch
 from flowerpress.apps.compare import Comparison, codecs_of, compare, simulated
 from flowerpress.apps.outcome import Outcome
 from flowerpress.apps.runconfig import as_text
@@ -162,18 +162,3 @@ def test_an_engine_gets_what_differs_from_the_app(tmp_path: Path, monkeypatch: p
     run({**DEFAULTS, "codec": "w = raw; * = zstd", "seed": 2027, "output-dir": "elsewhere"}, tmp_path)
     run({**DEFAULTS}, tmp_path)
     assert seen == [(ROOT, tmp_path, "codec='w = raw; * = zstd' seed=2027"), (ROOT, tmp_path, "")]
-
-
-@pytest.mark.simulation
-def test_the_engine_and_one_process_give_the_same(tmp_path: Path) -> None:
-    """Two of four clients are sampled in each round: the same two, of the same partitions."""
-    changed = {**WINE, "codec": "delta | budget(bits=1.0)", "fraction-train": 0.5, "fraction-evaluate": 0.5}
-    launch.simulate(ROOT, tmp_path / "engine", clients=4, run_config=as_text(changed), on_round=lambda _: None)
-    engine = Outcome.of(tmp_path / "engine")
-    alone = inprocess.run({**DEFAULTS, **changed}, clients=4)
-    assert alone.accuracy == engine.accuracy
-    assert alone.loss == pytest.approx(engine.loss, rel=1e-6)
-    assert alone.raw == engine.raw
-    messages = 2 * 2 * 2
-    for mine, other in ((alone.down[-1], engine.down[-1]), (alone.up[-1], engine.up[-1])):
-        assert abs(mine - other) <= 12 * messages

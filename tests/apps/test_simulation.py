@@ -1,4 +1,4 @@
-"""The app in Flower's real simulation engine: exact, reported, and failing loudly."""
+"""The app in Flower's real simulation engine: exact, as in one process, reported, and failing loudly."""
 
 import json
 import shutil
@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 from flowerpress import Bundle
-from flowerpress.apps import launch, report
+from flowerpress.apps import inprocess, launch, report
+from flowerpress.apps.outcome import Outcome
+from flowerpress.apps.runconfig import as_text
+from flowerpress.chunks.content import FOLDER
 from flowerpress.deployment.programs import program
 from flowerpress.deployment.superlink import SuperLink
+from tests.apps.test_config import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.simulation
@@ -125,26 +129,51 @@ def flowerpress(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]
     return subprocess.run([program("flowerpress"), *arguments], cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def test_the_command_line_runs_and_reports(tmp_path: Path) -> None:
-    tmp_path = tmp_path / "a folder"
-    tmp_path.mkdir()
-    arguments = ["run", str(ROOT), "--clients", "3", "--format", "json"]
-    done = flowerpress(*arguments, "-c", "num-server-rounds=2", "-c", "codec='zfp(tolerance=0.001)'", cwd=tmp_path)
+SAMPLED = {  # two of four clients in each round
+    **{"dataset": "wine", "model": "mlp", "num-server-rounds": 2, "learning-rate": 0.02, "torch-threads": 1},
+    **{"codec": "delta | budget(bits=1.0)", "fraction-train": 0.5, "fraction-evaluate": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what the command line says of a run."""
+    folder = tmp_path_factory.mktemp("a folder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER, str(folder / "cache"))
+        done = flowerpress(
+            *("run", str(ROOT), "--clients", "4", "--format", "json", "-c", as_text(SAMPLED)), cwd=folder
+        )
     assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
-    folder = Path(summary["folder"])
-    assert folder.parent == tmp_path / "runs"
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert Path(found["folder"]).parent == folder / "runs"
+    return found
+
+
+def test_the_command_line_runs_and_reports(said: dict[str, Any], tmp_path: Path) -> None:
+    folder = Path(said["folder"])
     for name in ("metrics.jsonl", "summary.json", "model.fpb", "plot.png", "app.log", "superlink.log"):
         assert (folder / name).stat().st_size > 0, name
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
-    assert summary["codec"] == "zfp(tolerance=0.001)"
-    assert summary["up-raw-bytes"] > 1.5 * summary["up-bytes"]
+    assert said["codec"] == SAMPLED["codec"]
+    assert said["up-raw-bytes"] > 1.5 * said["up-bytes"]
     assert report.summary_of(folder)["rounds"] == 2
     shown = flowerpress("plot", str(folder), cwd=tmp_path)
     assert shown.returncode == 0
     assert "accuracy" in shown.stdout
     listed = flowerpress("inspect", str(folder / "model.fpb"), "--format", "json", cwd=tmp_path)
     assert [a["key"] for a in json.loads(listed.stdout)["arrays"]] == list(Bundle.open(folder / "model.fpb"))
+
+
+def test_the_engine_and_one_process_give_the_same(said: dict[str, Any]) -> None:
+    """The same clients are sampled, of the same partitions."""
+    engine, alone = Outcome.of(Path(said["folder"])), inprocess.run({**DEFAULTS, **SAMPLED}, clients=4)
+    assert alone.accuracy == engine.accuracy
+    assert alone.loss == pytest.approx(engine.loss, rel=1e-6)
+    assert alone.raw == engine.raw
+    messages = 2 * 2 * 2
+    for mine, other in ((alone.down[-1], engine.down[-1]), (alone.up[-1], engine.up[-1])):
+        assert abs(mine - other) <= 12 * messages
 
 
 def test_a_failed_run_exits_with_1_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

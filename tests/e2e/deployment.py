@@ -14,7 +14,7 @@ def run(connection: Connection, app: Path, config: str, seconds: float, resource
     wait(connection, run_id, seconds)
     status, details = connection.status(run_id)
     if status != "finished:completed":
-        raise RuntimeError(f"{status}: {details}\n{connection.log_of(run_id)[-3000:]}")
+        raise RuntimeError(f"{status}: {details}\n{log_of(connection, run_id)[-3000:]}")
     return run_id
 
 
@@ -24,3 +24,9 @@ def wait(connection: Connection, run_id: int, seconds: float) -> None:
     end = time.monotonic() + seconds
     while not connection.status(run_id)[0].startswith("finished"):
         subprocess.run(follow, env=connection.env, capture_output=True, timeout=end - time.monotonic(), check=False)
+
+
+def log_of(connection: Connection, run_id: int) -> str:
+    """Return what the server app of a run printed and logged."""
+    command = [program("flwr"), "log", str(run_id), connection.name, "--show"]
+    return subprocess.run(command, env=connection.env, capture_output=True, text=True, check=False).stdout

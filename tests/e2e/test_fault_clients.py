@@ -14,7 +14,7 @@ from flowerpress.apps.runconfig import as_text
 from flowerpress.deployment.local import Federation
 from flowerpress.deployment.programs import descendants
 from tests.e2e.conftest import Outcome
-from tests.e2e.deployment import wait
+from tests.e2e.deployment import log_of, wait
 from tests.e2e.proxy import Link, links
 from tests.e2e.test_fault_replies import APP, BAD, NODES, assert_same, errors_of, expected
 
@@ -40,13 +40,13 @@ class Running:
         """Wait until so many rounds have ended."""
         end = time.monotonic() + seconds
         while len(self.rounds()) < rounds:
-            assert time.monotonic() < end, self.superlink.log_of(self.id)[-2000:]
+            assert time.monotonic() < end, log_of(self.superlink, self.id)[-2000:]
             time.sleep(0.2)
 
     def finish(self, seconds: float = 300) -> list[dict[str, Any]]:
         """Wait until the run has completed, and return its rounds."""
         wait(self.superlink, self.id, seconds)
-        assert self.superlink.status(self.id)[0] == "finished:completed", self.superlink.log_of(self.id)[-3000:]
+        assert self.superlink.status(self.id)[0] == "finished:completed", log_of(self.superlink, self.id)[-3000:]
         return self.rounds()
 
 

@@ -15,7 +15,7 @@ from flowerpress import Bundle
 from flowerpress.apps.runconfig import as_text
 from flowerpress.deployment.local import Federation
 from tests.e2e.conftest import Outcome
-from tests.e2e.deployment import run, wait
+from tests.e2e.deployment import log_of, run, wait
 from tests.e2e.faulty.faulty.client import app as client
 from tests.e2e.faulty.faulty.model import initial
 from tests.federation.local_grid import LocalGrid
@@ -130,5 +130,5 @@ def test_all_clients_stay_bad(federation: Federation, tmp_path: Path, outcome: O
     status, _ = superlink.status(run_id)
     assert status == "finished:failed"
     assert len(log.read_text().splitlines()) == 4
-    assert re.search(r"training fails: 0 valid replies.*NaN", superlink.log_of(run_id))
+    assert re.search(r"training fails: 0 valid replies.*NaN", log_of(superlink, run_id))
     outcome(10, "all bad from round 2 on", "run ends behind three failed rounds, with the reasons")

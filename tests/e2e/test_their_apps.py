@@ -16,7 +16,7 @@ from flowerpress.deployment.connection import Connection
 from flowerpress.deployment.local import Federation
 from flowerpress.deployment.superlink import SuperLink
 from tests.e2e.conftest import Outcome
-from tests.e2e.deployment import run
+from tests.e2e.deployment import log_of, run
 from tests.e2e.their_apps import (
     APPS,
     NAMES,
@@ -77,7 +77,7 @@ def ran(
     app, results = copied(name, folder / "app", pressed=pressed), folder / "results"
     pin(app, results, codec)
     run_id = run(on, app, config if pressed else f"{config} {STOCK.get(name, '')}", 900, resources)
-    said = on.log_of(run_id)
+    said = log_of(on, run_id)
     traffic = on.flwr("ls", on.name, "--run-id", str(run_id))["runs"][0]["network-traffic"]
     reported = sum(traffic[f"{way}-bytes"] for way in ("inbound", "outbound"))
     assert not re.search(r"and [1-9]\d* failures", said), said[-3000:]

@@ -13,7 +13,7 @@ from flowerpress.deployment.connection import Connection
 from flowerpress.deployment.superlink import SuperLink
 from flowerpress.errors import ConfigError, RunError
 
-_POLL, _ASK = 0.5, 10.0  # seconds; asking for the status takes some of a processor's time
+_POLL, _ASK = 0.5, 60.0  # seconds; asking for the status takes two seconds of a processor's time
 
 
 def prepared(
@@ -102,31 +102,40 @@ def submit(
     except KeyboardInterrupt:
         connection.flwr("stop", str(run_id), connection.name)
         raise
-    said = connection.log_of(run_id)
-    (folder / "app.log").write_text(said)
+    log = folder / "app.log"
     if status != "finished:completed":
-        raise RunError(f"the run ended as {status}: {details or said[-2000:]}\nits log is {folder / 'app.log'}")
+        said = details or log.read_text(errors="replace")[-2000:]
+        raise RunError(f"the run ended as {status}: {said}\nits log is {log}")
     if not (folder / "summary.json").is_file():
         raise RunError(
             f"the run completed, but left no summary.json in {folder}: expected a folder that the server app, where it "
-            f"runs, can write under this path; its log is {folder / 'app.log'}"
+            f"runs, can write under this path; its log is {log}"
         )
 
 
 def _watch(
     connection: Connection, run_id: int, folder: Path, on_round: Callable[[dict[str, Any]], None]
 ) -> tuple[str, str]:
-    """Report rounds as they appear until the run has finished; return its status and Flower's details."""
-    seen, asked, status = len(_rounds(folder)), 0.0, ("", "")
-    while not status[0].startswith("finished"):
-        time.sleep(_POLL)
-        done = (folder / "summary.json").is_file()
-        if time.monotonic() - asked > (_POLL if done else _ASK):
-            status, asked = connection.status(run_id), time.monotonic()
-        rounds = _rounds(folder)
-        for row in rounds[seen:]:
-            on_round(row)
-        seen = len(rounds)
+    """Report rounds as they appear until the run has finished; return its status and Flower's details.
+
+    Its log ends when it does; that of a SuperLink that is busy or starts again may end before, or go on behind it.
+    """
+    seen, asked, status = len(_rounds(folder)), time.monotonic(), ("", "")
+    log = connection.follow(run_id, folder / "app.log")
+    try:
+        while log.alive or not status[0].startswith("finished"):
+            time.sleep(_POLL)
+            if not log.alive or time.monotonic() - asked > _ASK:
+                status, asked = connection.status(run_id), time.monotonic()
+                if log.alive == status[0].startswith("finished"):
+                    log.stop()
+                    log = connection.follow(run_id, folder / "app.log")
+            rounds = _rounds(folder)
+            for row in rounds[seen:]:
+                on_round(row)
+            seen = len(rounds)
+    finally:
+        log.stop()
     return status
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from flowerpress.deployment.programs import environment, program
+from flowerpress.deployment.programs import Program, environment, program
 from flowerpress.deployment.sources import copied
 from flowerpress.errors import RunError
 
@@ -70,10 +70,12 @@ class Connection:
                 if time.monotonic() > end:
                     raise
 
-    def log_of(self, run_id: int) -> str:
-        """Return what the server app of a run printed and logged."""
-        command = [program("flwr"), "log", str(run_id), self.name, "--show"]
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, check=False).stdout
+    def follow(self, run_id: int, log: Path) -> Program:
+        """Write what the server app of a run prints into a new file as it comes: a program that ends with the run."""
+        log.unlink(missing_ok=True)
+        return Program(
+            ["flwr", "log", str(run_id), self.name, "--stream"], log=log, env={**self.env, "PYTHONUNBUFFERED": "1"}
+        )
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return what is known of each SuperNode: ``"node-id"``, ``"status"`` (such as ``"online"``), and more."""
