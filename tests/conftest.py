@@ -1,4 +1,4 @@
-"""References of tests go to a folder of their own; files run in one process each, simulations one after the other."""
+"""References of tests go to a folder of their own; what takes longest comes first."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,12 @@ import pytest
 
 from flowerpress.chunks.content import FOLDER
 
+LONGEST = ("test_simulation.py", "test_types.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for pytest-xdist: what a file shares is made once, and simulations take all cores.
-
-    They come first, and types next, so that no process waits for them at the end.
-    """
-    for item in items:
-        group = "simulation" if item.get_closest_marker("simulation") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (not item.get_closest_marker("simulation"), item.path.name != "test_types.py"))
+    """Begin with the files that take minutes, so that no process of pytest-xdist waits for them at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,7 @@ from flowerpress.apps import inprocess, launch, report
 from flowerpress.apps.outcome import Outcome
 from flowerpress.apps.runconfig import as_text
 from flowerpress.chunks.content import FOLDER
-from flowerpress.deployment.programs import program
-from flowerpress.deployment.superlink import SuperLink
+from flowerpress.deployment.programs import environment, program
 from tests.apps.test_config import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -118,10 +117,9 @@ run_simulation(server, client(), num_supernodes=2, backend_config=resources)
 
 
 def test_run_simulation_which_has_no_run_config(tmp_path: Path) -> None:
-    with SuperLink(simulation=True, log=tmp_path / "log") as superlink:  # for its environment alone
-        env = {**superlink.env, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
-        done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    env = environment(tmp_path, PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "all is well" in done.stdout, done.stderr[-3000:]
 
 

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from random import SystemRandom
 
+import psutil
+
 from flowerpress.errors import RunError
 
 _STOP_SECONDS = 15.0
@@ -105,13 +107,11 @@ def program(name: str) -> str:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the ids of all processes below one, deepest last; Linux and macOS."""
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = [tuple(map(int, line.split())) for line in listing.splitlines()]
-    found = [pid]
-    for parent in found:
-        found += [child for child, above in parents if above == parent]
-    return found[1:]
+    """Return the ids of all processes below one, which may have ended."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def end_processes(pids: Sequence[int], *, wait: bool = True) -> None:
