@@ -19,11 +19,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 run: setup  ## ten federated clients on real data, with a table and a plot of what was saved
 	$(BIN)/flowerpress run .
 
-# One process more than there are cores, since some tests wait; each takes about a GB.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 1, 8))')
-
 test: setup style  ## lint, types and tests, without slow or privileged suites
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: setup style  ## ruff and mypy
 	$(BIN)/mypy
