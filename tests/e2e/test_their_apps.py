@@ -102,12 +102,12 @@ def test_in_the_simulation_engine(simulation: SuperLink, name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", NAMES)
 def test_on_supernodes(federation: Federation, name: str, tmp_path: Path, outcome: Outcome) -> None:
-    config = "num-server-rounds=2"
+    config, messages = "num-server-rounds=2", 2 * 2 * 2 * NODES  # of training and evaluation, both ways
     stock = ran(federation.superlink, name, tmp_path / "stock", pressed=False, config=config)
     pressed = ran(federation.superlink, name, tmp_path / "pressed", pressed=True, config=config)
     same(stock, pressed)
     assert pressed.reported < stock.reported
-    assert pressed.counted == pytest.approx(pressed.reported, rel=0.1)
+    assert 0 < pressed.reported - pressed.counted < 1024 * messages  # Flower's envelopes
     outcome(0, f"their app, flwr ls: {name}", f"stock {stock}, pressed {pressed}; equal by bits")
 
 
