@@ -67,6 +67,13 @@ def test_environments_and_caches_stay_behind(app: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_copy_within_the_app_is_not_copied(app: Path) -> None:
+    (app / "temporary").mkdir()
+    found = copied(app, app / "temporary")
+    assert (found / "app/a.py").is_file()
+    assert not (found / "temporary").exists()
+
+
 def test_a_file_that_cannot_be_read_is_named(app: Path, tmp_path: Path) -> None:
     os.mkfifo(app / "app/pipe.py")
     with pytest.raises(ConfigError, match=r"expected an app whose files can be read in .*pipe\.py"):

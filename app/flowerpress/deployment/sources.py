@@ -20,15 +20,16 @@ def copied(app: Path, into: Path) -> Path:
     Flower makes the same bundle of both, unless it shipped environments or caches. ConfigError if a file is not to be
     read.
     """
-    app = app.resolve()
+    app, into = app.resolve(), into.resolve()
+
+    def left_out(folder: str, names: list[str]) -> set[str]:
+        paths = (Path(folder, name) for name in names)
+        return {path.name for path in paths if path == into or not _wanted(path)}
+
     try:
-        return shutil.copytree(app, into / app.name, symlinks=True, ignore=_left_out)
+        return shutil.copytree(app, into / app.name, symlinks=True, ignore=left_out)
     except OSError as error:
         raise ConfigError(f"expected an app whose files can be read in {app}, found: {error}") from error
-
-
-def _left_out(folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if not _wanted(Path(folder, name))}
 
 
 def _wanted(path: Path) -> bool:
