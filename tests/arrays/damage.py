@@ -20,7 +20,7 @@ def model(number: int) -> dict[str, np.ndarray]:
     return {
         "w": rng.standard_normal((1300, 1000)).astype(np.float32),
         "b": rng.standard_normal(7),
-        "zeros": np.zeros((5, 4), np.float32),  # no chunk is written of it
+        "zeros": np.zeros((5, 4), np.float32),
         "n": np.array(number),
     }
 

@@ -75,6 +75,14 @@ def test_mean_is_that_of_all_rows_in_float64() -> None:
     assert found[0] == pytest.approx(float(tensors[0][0, 0]), rel=1e-12)
 
 
+def test_mean_of_complex_numbers() -> None:
+    x = np.array([[1 + 2j, 3j], [3 - 4j, 1]], np.complex64)
+    for chunks in ((x[:1], x[1:]), (torch.tensor(x[:1]), torch.tensor(x[1:]))):
+        found = lazy(*chunks).compute(MeanAggregator())
+        assert str(found.dtype).removeprefix("torch.") == "complex128"
+        assert found.tolist() == [2 - 1j, 0.5 + 1.5j]
+
+
 def test_reduction_holds_one_chunk() -> None:
     largest = lazy(*ROWS[0], ROWS[1][0]).compute(ReduceAggregator(lambda most, x: max(most, x.max()), initial=-1e9))
     assert largest == WHOLE.max()

@@ -22,10 +22,11 @@ def place() -> StorePath:
 def expected(models: list[tuple[float, dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
     found = {}
     for key, first in models[0][1].items():
-        total = np.zeros(first.shape)
+        wide = np.complex128 if "complex" in first.dtype.name else np.float64
+        total = np.zeros(first.shape, wide)
         for weight, arrays in models:
-            total += weight * arrays[key].astype(np.float64)
-        found[key] = total.astype(first.dtype if "float" in first.dtype.name else np.float64)
+            total += weight * arrays[key].astype(wide)
+        found[key] = total.astype(first.dtype if first.dtype.name.startswith(("float", "bfloat", "comp")) else wide)
     return found
 
 
@@ -65,8 +66,13 @@ def test_large_arrays_are_summed_in_slices(codec: str, monkeypatch: pytest.Monke
     assert max(stop - start for start, stop in read) <= (16 << 20) // 4
 
 
-def test_groups_are_averaged_too() -> None:
-    models = [(0.25 * i, {"w": of_dtype("bfloat16", (40, 3)), "n": of_dtype("int64", ())}) for i in (1, 3)]
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e5m2", "complex64", "complex128"])
+def test_groups_are_averaged_too(dtype: str) -> None:
+    def array() -> np.ndarray:
+        x = of_dtype(dtype, (40, 3))
+        return (x + x.T[::-1].reshape(x.shape) * 1j).astype(x.dtype) if x.dtype.kind == "c" else x
+
+    models = [(0.25 * i, {"w": array(), "n": of_dtype("int64", ())}) for i in (1, 3)]
     groups = [(weight, average(place(), [(1.0, Bundle(pack(dict(arrays))))])) for weight, arrays in models]
     check(average(place(), groups), [(weight, dict(group)) for weight, group in groups])
 

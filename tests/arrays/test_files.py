@@ -21,7 +21,11 @@ ARRAYS = {
     "c": of_dtype("float64", ()),
     "d": of_dtype("bool", (0, 2)),
 }
-NARROW = {"e": of_dtype("bfloat16", (3,)), "f": of_dtype("float8_e4m3fn", (2, 2))}
+NARROW = {
+    "e": of_dtype("bfloat16", (3,)),
+    "f": of_dtype("float8_e4m3fn", (2, 2)),
+    "g": of_dtype("float8_e5m2", (2,)),  # to numpy, its kind is that of float32
+}
 
 
 def same(found: Any, arrays: Any) -> None:
@@ -40,6 +44,16 @@ def test_what_is_written_is_read(suffix: str, tmp_path: Path) -> None:
     found = arrays_of_file(path)
     same({key: found[key] for key in arrays} if suffix == ".safetensors" else found, arrays)
     assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_any_names(suffix: str, tmp_path: Path) -> None:
+    """Those of np.savez's own parameters, and of two arrays whose entries could be taken for each other, too."""
+    arrays = {key: np.full(2, i) for i, key in enumerate(["", "a", "a.npy", "a/b", "allow_pickle", "file", "ü"])}
+    arrays_to_file(arrays, tmp_path / f"model{suffix}")
+    found = arrays_of_file(tmp_path / f"model{suffix}")
+    same({key: found[key] for key in arrays}, arrays)
+    assert len(found) == len(arrays)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -106,8 +120,16 @@ def test_other_things_that_torch_saves(content: Any, words: str, tmp_path: Path)
 def test_what_a_format_cannot_hold(tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
     path.write_bytes(b"the old one")
-    with pytest.raises(ConfigError, match=r"npz cannot hold all arrays: 'e' is bfloat16.*write .safetensors"):
+    words = r"npz cannot hold all arrays: 'e' is bfloat16.*'g' is float8_e5m2; write .safetensors"
+    with pytest.raises(ConfigError, match=words):
         arrays_to_file(ARRAYS | NARROW, path)
+    with pytest.raises(ConfigError, match="names with a zero byte"):
+        arrays_to_file({"a\0b": np.zeros(2)}, path)
+    for suffix in (".fpb", ".npz", ".safetensors"):  # torch's can
+        with pytest.raises(ConfigError, match=r"(?i)utf-8"):
+            arrays_to_file({"\ud800": np.zeros(2)}, path.with_suffix(suffix))
+    with pytest.raises(ConfigError, match=r"safetensors cannot hold torch.complex128; write .fpb or .npz"):
+        arrays_to_file({"w": np.zeros(2, complex)}, tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match=r"ends in \.fpb"):
         arrays_to_file(ARRAYS, tmp_path / "model.onnx")
     with pytest.raises(FlowerpressError):

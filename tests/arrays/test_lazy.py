@@ -7,17 +7,15 @@ from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
-import torch
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.samples import of_dtype
 from zarr.storage import LocalStore, MemoryStore, StorePath, ZipStore
 
-from flowerpress.arrays.converters import PlainConverter, TorchConverter
+from flowerpress.arrays.converters import PlainConverter
 from flowerpress.arrays.lazy import (
     LazyChunkSequence,
     ListAggregator,
@@ -27,6 +25,7 @@ from flowerpress.arrays.lazy import (
     NumpyConverter,
     SequenceAggregator,
 )
+from flowerpress.arrays.places import place_of
 from flowerpress.errors import ConfigError
 
 PLAIN = PlainConverter()
@@ -358,34 +357,17 @@ def test_dtypes_that_zarr_has_not() -> None:
         lazy(of(2, dtype="bfloat16")).to_zarr(MemoryStore(), AsIs())
 
 
-# ---- converters ----
+def test_chunks_that_are_equal_to_zero_are_stored(tmp_path: Path) -> None:
+    x = np.array([-0.0, complex(0, -0.0), 0, -0.0])
+    array = stored(lazy(x[:2], x[2:]), tmp_path / "a")
+    assert array[:].tobytes() == x.tobytes()
+    assert len(list((tmp_path / "a" / "c").iterdir())) == 2
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64, torch.int64, torch.bool, torch.bfloat16, torch.float16]
-)
-def test_torch(dtype: torch.dtype) -> None:
-    chunks = [torch.randn(3, 2).to(dtype), torch.randn(1, 2).to(dtype)]
-    converter = TorchConverter(dtype=dtype)
-    array = stored(LazyChunkSequence(lambda: (x for x in chunks)), MemoryStore(), converter=converter)
-    found = converter.from_numpy(array[:])
-    assert found.dtype == dtype
-    assert torch.equal(found, torch.cat(chunks))
-    assert str(found.device) == "cpu"
-
-
-def test_torch_tensors_that_need_a_gradient_or_lie_across() -> None:
-    x = torch.randn(4, 3, requires_grad=True)
-    assert np.array_equal(TorchConverter().to_numpy(x.T), x.detach().numpy().T)
-    y = np.arange(3.0)
-    z = TorchConverter().from_numpy(y)
-    y[0] = 9
-    assert z.tolist() == [0, 1, 2]
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn"])
-def test_narrow_floats_are_stored_exactly(dtype: str) -> None:
-    x = of(5, 2, dtype=dtype)
-    array = stored(lazy(x), MemoryStore())
-    assert array.dtype == np.float32
-    assert np.array_equal(PLAIN.from_numpy(array[:]).astype(getattr(ml_dtypes, dtype)), x)
+def test_a_store_that_can_only_be_read(tmp_path: Path) -> None:
+    x, where = of(3, 2), LocalStore(tmp_path / "a", read_only=True)
+    lazy(x).to_zarr(tmp_path / "a", PLAIN)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="expected a store to write to, found one to read from"):
+            lazy(of(4, 2)).to_zarr(where, PLAIN, overwrite=overwrite)
+    assert np.array_equal(place_of(where).open()[:], x)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from flowerpress import Bundle, ChunkError, ConfigError, Spec, pack, parse
 from flowerpress.chunks.bundle import Memory
+from flowerpress.chunks.manifest import ArrayEntry, Manifest, check
 from flowerpress.chunks.pack import HEAD, TAIL, save, tail
 from flowerpress.codecs.zstd import Zstd
 from flowerpress.federation.spill import Spill
@@ -145,6 +146,55 @@ def test_repeated_arrays_are_stored_once() -> None:
     other = x.copy()
     other[150, 50] += 1
     assert np.array_equal(Bundle(pack({"a": x, "b": other}))["b"], other)
+
+
+@pytest.mark.parametrize(
+    ("text", "copies"),
+    [
+        ("a = quantize(step=0.5) | entropy; * = zstd", ["", "a copy"]),
+        ("b = quantize(step=0.5) | entropy; * = zstd", ["a copy", "a copy"]),
+        ("a = quantize(step=0.5) | entropy; b = quantize(step=0.1) | entropy; * = zstd", ["", ""]),
+        ("c = zstd; * = quantize(step=0.5) | entropy", ["a copy", ""]),
+        ("quantize(step=0.5) | entropy", ["a copy", "a copy"]),
+        ("budget(bits=2)", ["a copy", "a copy"]),
+        ("best(budget(bits=2), budget(lowrank | entropy, bits=2))", ["a copy", "a copy"]),
+    ],
+)
+def test_equal_arrays_are_copies_only_of_what_is_as_exact(text: str, copies: list[str]) -> None:
+    x = RNG.standard_normal((300, 100)).astype(np.float32)
+    bundle = Bundle(pack({"a": x, "b": x.copy(), "c": x.copy()}, text))
+    if text == "a = quantize(step=0.5) | entropy; * = zstd":
+        assert bundle["b"].tobytes() == x.tobytes()
+    found = [row["pipeline"] if row["pipeline"] == "a copy" else "" for row in bundle.rows()]
+    assert found == ["", *copies]
+
+
+@pytest.mark.parametrize("codec", ["safe", "small", "delta | quantize(step=0.01) | entropy"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_equal_arrays_are_copies_only_of_what_has_their_reference(codec: str, tied: bool) -> None:
+    x = RNG.standard_normal((300, 100)).astype(np.float32)
+    bases = {"a": np.zeros_like(x), "b": np.zeros_like(x) if tied else x * np.float32(0.999)}
+    bundle = Bundle(pack({"a": x, "b": x.copy()}, codec, bases=bases), bases=bases)
+    assert (bundle.rows()[1]["pipeline"] == "a copy") == tied
+    if codec == "safe" and not tied:
+        assert np.abs(bundle["b"] - x).max() <= 0.0101 * np.ptp(x - bases["b"])
+
+
+def test_tensors_are_not_copies_of_what_lay_in_the_same_place_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = torch.empty(
+        (9, 8), dtype=torch.float64
+    )  # where a device's allocator puts one contiguous copy after another
+    monkeypatch.setattr("flowerpress.chunks.pack.local", lambda x: place.copy_(x))
+    arrays = {key: torch.from_numpy(RNG.standard_normal((8, 9))).T for key in "ab"}
+    bundle = Bundle(pack(arrays))
+    assert all(np.array_equal(bundle[key], x.numpy()) for key, x in arrays.items())
+
+
+def test_shapes_of_no_array() -> None:
+    for shape in ((0, 1 << 47, 1 << 47), (1 << 31, 0, 1 << 30)):
+        forged = Manifest((ArrayEntry("x", "float32", shape),), (), (), ())
+        with pytest.raises(ChunkError, match="no array is of shape"):
+            check(forged, 0)
 
 
 def test_encoded_bytes_add_up() -> None:

@@ -316,6 +316,7 @@ class TestMakeLazyLatentLoader:
             (str(path), {k: v for k, v in record.items() if k != "extra"}),
             (str(path), {**record, "extra": {"shape": [1, 4, 16, 15]}}),
             (str(path), {**record, "flags": "F32"}),
+            (str(path), {**record, "flags": "\ud800"}),
             (str(path), {**record, "compressed": False}),
             (str(path), {**record, "compressed": "yes"}),
             (str(path), None),

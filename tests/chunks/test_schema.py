@@ -69,7 +69,8 @@ def test_it_says_what_a_whole_bundle_says(codec: str) -> None:
     short.verify()
     assert short.to_bytes() == data
     assert [short.spec(key) for key in short] == [whole.spec(key) for key in whole]
-    assert [r["pipeline"] == "a copy" for r in short.rows()] == [key == "tied" for key in arrays]
+    repeats = "tied" if short.exact("tied") else None  # lossy, with another reference, it is coded by itself
+    assert [r["pipeline"] == "a copy" for r in short.rows()] == [key == repeats for key in arrays]
     assert sum(short.encoded_bytes(k) for k in short) == sum(chunk.payload for chunk in short.layout.chunks)
     same(short.read_all(), {key: short[key] for key in arrays})
     assert np.array_equal(short.read("large", 700_123, 1_234_567), short["large"].ravel()[700_123:1_234_567])

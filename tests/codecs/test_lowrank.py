@@ -150,6 +150,26 @@ def test_steps_that_are_too_small(shape: tuple[int, ...], step: float) -> None:
         there_and_back(np.asarray(RNG.standard_normal(shape) * 1e3), step=step)
 
 
+@pytest.mark.parametrize("tensor", [False, True])
+@pytest.mark.parametrize(
+    ("value", "dtype", "shape", "step"),
+    [
+        (1e308, "float64", (64, 64), 1.0),
+        (1e308, "float64", (200,), 1e-10),
+        (1.7e308, "float64", (64, 64), 1e306),
+        (3e38, "float32", (64, 64), 1e36),
+        (1e-315, "float64", (64, 64), 1.0),
+        (448, "float8_e4m3fn", (200,), 170.0),
+        (448, "float8_e4m3fn", (64, 64), 100.0),
+    ],
+)
+def test_what_is_encoded_decodes(value: float, dtype: str, shape: tuple[int, ...], step: float, tensor: bool) -> None:
+    x = np.full(shape, value, getattr(ml_dtypes, dtype, dtype))
+    y = Bundle(pack({"w": to_tensor(x) if tensor else x}, f"lowrank(step={step}) | entropy"))["w"]
+    allowed = min(0.6 * step, value) if len(shape) == 1 else max(step, 0.1 * value)
+    assert np.abs(y.astype(np.float64) / value - x.astype(np.float64) / value).max() <= allowed / value + 1e-9
+
+
 @pytest.mark.parametrize(
     ("dtype", "scale"), [("float32", 1e-40), ("float32", 1e-20), ("float32", 1e20), ("float64", 1e-150)]
 )

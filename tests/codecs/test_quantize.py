@@ -42,6 +42,10 @@ def test_tensors_give_the_integers_of_arrays(mode: dict[str, object], dtype: str
 @pytest.mark.parametrize(("bits", "block"), [(2, None), (4, 8), (8, 32), (16, None)])
 def test_bits_scale_to_the_largest_magnitude(scale: float, bits: int, block: int | None) -> None:
     x = (RNG.standard_normal(1000) * scale).astype(np.float32)
+    if scale < 1e-40 and bits == 16:
+        with pytest.raises(ConfigError, match="expected a step"):  # one that float32 holds: here it would be 0
+            there_and_back(x, bits=bits, block=block)
+        return
     y = there_and_back(x, bits=bits, block=block)
     step = np.abs(x).max() * 1.02 / (2 ** (bits - 1) - 1) + 3e-45 * 2**17
     assert np.abs(x.astype(np.float64) - y).max() <= step / 2 * 1.001 + 1e-44
@@ -96,6 +100,35 @@ def test_what_a_bound_cannot_hold_is_stored_exactly_in_a_bundle() -> None:
     arrays = {"w": np.array([1e9, 1.25, -3e8] * 700, np.float32), "n": np.array([1, np.nan] * 600, np.float32)}
     bundle = Bundle(pack(arrays, "quantize(bound=0.001) | entropy"))
     assert all(bundle[key].tobytes() == x.tobytes() for key, x in arrays.items())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "text"),
+    [
+        ("float8_e4m3fn", [448, 0, 1, 100], "quantize(bound=113) | entropy"),
+        ("float8_e4m3fn", [448, 0, 1, 100], "quantize(step=80.0) | entropy"),
+        ("float8_e4m3fn", [448, 0, 1, 100], "budget(bits=0.5)"),
+        ("float16", [65504, 1, 2], "quantize(bits=4, block=64) | entropy"),
+        ("float16", [-65504, 1, 2], "quantize(bits=4, block=64) | entropy"),
+        ("float32", [3.4028235e38, 1, 2], "quantize(bits=8) | entropy"),
+        ("float32", [1, 2, 3], "quantize(step=1e-50) | entropy"),
+        ("float64", [1e-60, 2e-60], "quantize(bits=8) | entropy"),
+        ("float8_e8m0fnu", [0.5, 1, 4], "quantize(step=2.0) | entropy"),
+        ("float8_e8m0fnu", [0.5, 1, 4], "sparse(keep=0.5) | nonzero | zstd"),
+    ],
+)
+def test_what_would_decode_to_no_number_or_to_zeros_is_stored_exactly(
+    dtype: str, values: list[float], text: str
+) -> None:
+    x = np.tile(np.array(values, getattr(ml_dtypes, dtype, dtype)), 500)
+    assert Bundle(pack({"w": x}, text))["w"].tobytes() == x.tobytes()
+    assert Bundle(pack({"w": to_tensor(x)}, text))["w"].tobytes() == x.tobytes()
+
+
+def test_the_largest_values_are_quantised_where_their_indices_decode() -> None:
+    x = np.tile(np.array([448, 0, 1, -448], ml_dtypes.float8_e4m3fn), 500)
+    assert there_and_back(x, step=64.0)[:4].tolist() == [448, 0, 0, -448]
+    assert there_and_back(np.full(9, 1e30), bound=1e300).tolist() == [0] * 9
 
 
 @pytest.mark.parametrize("step", [1e-10, 1 / (2**31 - 100), 1 / 2**30])

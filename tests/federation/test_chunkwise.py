@@ -49,6 +49,15 @@ def test_it_needs_a_press_grid() -> None:
         ChunkwiseFedAvg().start(grid=grid, initial_arrays=initial(), num_rounds=1)
 
 
+def test_nodes_without_the_mod_take_part(tmp_path: Path) -> None:
+    found = []
+    for made in (strategy.FedAvg(), ChunkwiseFedAvg(folder=tmp_path)):
+        grid = PressGrid(LocalGrid({node: client(pressed=node != 5) for node in NODES}))
+        found.append(made.start(grid=grid, initial_arrays=initial(), num_rounds=2).arrays)
+    for key, array in found[0].items():
+        assert np.allclose(array.numpy(), found[1][key].numpy(), rtol=1e-5, atol=1e-6), key
+
+
 def test_it_goes_on(tmp_path: Path) -> None:
     whole = run(ChunkwiseFedAvg(), rounds=4)
     run(Checkpointed(ChunkwiseFedAvg(), tmp_path), rounds=2)

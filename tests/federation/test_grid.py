@@ -1,6 +1,7 @@
 """PressGrid and press_mod over a grid that really deflates and inflates."""
 
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy
 
 from flowerpress import ConfigError, LatentArray, LatentRecord, PressGrid, Spec, parse, press_mod
+from flowerpress.chunks.content import FOLDER
 from flowerpress.federation.fold import unfold
 from flowerpress.federation.protocol import MARK, RECORD, VERSION, Mark, Offer
+from flowerpress.federation.store import Store
 from flowerpress.wire import KEY, PRESSED
 from tests.federation.apps import client, initial
 from tests.federation.local_grid import LocalGrid
@@ -299,6 +302,26 @@ def test_push_and_pull() -> None:
     assert grid.send_and_receive([]) == []
 
 
+def test_push_and_pull_heals_with_the_next_push(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that lost its reference gets the model whole, one without the mod plain; references do not pile up."""
+    monkeypatch.setenv(FOLDER, str(tmp_path / "server"))
+    apps = {node: client(pressed=node != NODES[0]) for node in NODES}
+    grid = PressGrid(LocalGrid(apps, caches=tmp_path / "nodes"))
+
+    def failed(step: int) -> list[int]:
+        moved = {key: Array(np.asarray(array.numpy() + step, array.dtype)) for key, array in initial().items()}
+        pushed = grid.push_messages(messages(content(arrays=ArrayRecord(moved))))
+        replies = grid.pull_messages(pushed)
+        return [reply.metadata.src_node_id for reply in replies if reply.has_error()]
+
+    assert failed(0) == [NODES[0]]
+    assert failed(1) == []
+    shutil.rmtree(tmp_path / "nodes" / str(NODES[1]))
+    assert failed(2) == [NODES[1]]
+    assert [failed(step) for step in range(3, 8)] == [[]] * 5
+    assert len(list(Store())) == 1
+
+
 def test_dtypes_are_restored_before_sending() -> None:
     inner = grid_of()
     start("FedAdam", PressGrid(inner, "raw"), rounds=3)
@@ -333,6 +356,38 @@ def test_a_dtype_that_is_no_promotion_is_kept() -> None:
     for x in (np.ones(3, np.float32), np.ones(3, np.int64), np.ones(3, np.float16)):
         grid.send_and_receive(messages(RecordDict({"arrays": ArrayRecord([x])}), "query"))
         assert _bundle(inner.sent[-1]).spec("0").dtype == x.dtype.name
+
+
+@pytest.mark.parametrize("queried", [False, True])
+def test_what_nodes_make_of_a_model_is_not_truncated(queried: bool) -> None:
+    """Floats of integers are the nodes' own, and arrays of another shape under the same name are another model's."""
+    app = ClientApp(mods=[press_mod])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        (x,) = (array.numpy() for array in message.content["arrays"].values())
+        reply = {"arrays": ArrayRecord([x + 0.4]), "metrics": MetricRecord({"num-examples": 1})}
+        return Message(RecordDict(reply), reply_to=message)
+
+    @app.query()
+    def query(message: Message, context: Context) -> Message:
+        return Message(RecordDict(), reply_to=message)
+
+    grid = PressGrid(LocalGrid(dict.fromkeys(NODES, app)))
+    x = np.zeros(2, np.float32) if queried else np.zeros(2, np.int64)
+    if queried:
+        grid.send_and_receive(messages(RecordDict({"arrays": ArrayRecord([np.zeros(3, np.uint8)])}), "query"))
+    result = strategy.FedAvg(fraction_evaluate=0).start(grid=grid, initial_arrays=ArrayRecord([x]), num_rounds=5)
+    assert np.allclose(result.arrays["0"].numpy(), [2.0, 2.0])
+
+
+def test_nodes_of_one_push_may_have_models_of_different_shapes() -> None:
+    grid, first = PressGrid(grid_of()), messages(content())
+    for message in first[1:]:  # a model of half the width
+        narrow = {key: Array(x.numpy()[..., :15] if x.shape else x.numpy()) for key, x in initial().items()}
+        message.content = content(arrays=ArrayRecord(narrow))
+    for _ in range(2):
+        assert [reply.has_error() for reply in grid.send_and_receive(first)] == [False] * len(NODES)
 
 
 def test_metrics() -> None:

@@ -69,6 +69,17 @@ def test_a_node_that_went_offline_is_not_waited_for(inner: Half) -> None:
     assert "offline" in error
 
 
+def test_a_busy_superlink_may_not_know_who_is_online(inner: Half, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy() -> Any:
+        request = httpx.Request("POST", "http://127.0.0.1/v1/runtime/get-nodes")
+        return httpx.Response(500, request=request).raise_for_status()
+
+    monkeypatch.setattr(inner, "get_nodes", busy)
+    strategy = Watched()
+    strategy.run(PressGrid(inner, "lossless"), timeout=1.5)
+    assert strategy.valid == {1: list(NODES), 2: list(GOOD), 3: list(NODES)}
+
+
 def test_a_reply_that_is_slow_is_one(inner: Half) -> None:
     threading.Timer(1.0, inner.release.set).start()
     grid, strategy = PressGrid(inner, "lossless"), Watched()

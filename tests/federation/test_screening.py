@@ -48,9 +48,9 @@ def examine(reply: RecordDict, screen: Screen | None = None, sent: RecordDict = 
 
 
 def odd(*replies: RecordDict, screen: Screen | None = None, sent: RecordDict | None = SENT) -> dict[int, str]:
-    screen = screen or Screen()
-    found = {i: examine(reply, screen, sent or RecordDict()) for i, reply in enumerate(replies)}
-    return screen.odd_ones(found, sent)
+    screen, kind = screen or Screen(), "train" if sent else "evaluate"
+    found = {i: examine(reply, screen, sent or RecordDict(), kind) for i, reply in enumerate(replies)}
+    return screen.odd_ones(found)
 
 
 def test_defaults() -> None:
@@ -167,19 +167,19 @@ def test_large_updates(sizes: tuple[float, ...], max_norm: float | None, refused
 def test_updates_of_earlier_replies_count() -> None:
     screen = Screen()
     small, large = (examine(reply) for reply in updates(1, 50))
-    assert screen.odd_ones({0: large}, SENT) == {}
-    assert screen.odd_ones({0: large}, SENT, [small], [small.norm]) == {
+    assert screen.odd_ones({0: large}) == {}
+    assert screen.odd_ones({0: large}, [small], [small.norm]) == {
         0: "its update is too large: expected an L2 norm of at most 34.64, 10 medians, found 173.2"
     }
-    assert screen.odd_ones({0: small}, SENT, [large, large]) == {}
+    assert screen.odd_ones({0: small}, [large, large]) == {}
 
 
 def test_an_update_as_large_as_those_of_earlier_rounds_is_not_too_large() -> None:
     """Where most nodes have converged, one that has not learns as much as all did at first."""
     found = dict(enumerate(map(examine, updates(0.001, 0.001, 0.001, 1.0))))
-    assert Screen().odd_ones(found, SENT).keys() == {3}
-    assert Screen().odd_ones(found, SENT, largest=found[3].norm / 9) == {}
-    assert Screen().odd_ones(found, SENT, largest=found[3].norm / 11).keys() == {3}
+    assert Screen().odd_ones(found).keys() == {3}
+    assert Screen().odd_ones(found, largest=found[3].norm / 9) == {}
+    assert Screen().odd_ones(found, largest=found[3].norm / 11).keys() == {3}
 
 
 def test_odd_arrays_have_no_say_in_the_median() -> None:
@@ -203,19 +203,20 @@ def test_in_later_rounds_the_one_before_decides() -> None:
     usual, screen = examine(part), Screen()
     found = {0: examine(other), 1: examine(other), 2: examine(part)}
     reason = "arrays 'w': expected float32[3, 4], found float64[3, 4]"
-    assert screen.odd_ones(found, SENT, usual=usual) == {0: reason, 1: reason}
-    assert screen.odd_ones({0: found[0]}, SENT, usual=usual) == {0: reason}
-    assert screen.odd_ones({0: examine(SENT)}, SENT, usual=usual) == {}
-    assert screen.odd_ones(found, None, usual=usual).keys() == {2}, "replies to evaluate may carry what they like"
+    assert screen.odd_ones(found, usual=usual) == {0: reason, 1: reason}
+    assert screen.odd_ones({0: found[0]}, usual=usual) == {0: reason}
+    assert screen.odd_ones({0: examine(SENT)}, usual=usual) == {}
+    evaluated = {0: examine(other, kind="evaluate"), 1: examine(other, kind="evaluate")}
+    assert screen.odd_ones(evaluated, usual=usual) == {}, "replies to evaluate may carry what they like"
 
 
 def test_replies_that_had_weights_must_have_them() -> None:
     screen, bare, weighted = Screen(), examine(content(loss=1.0)), examine(content(accuracy=1.0, **N))
     usual = examine(content(loss=1.0, **N))
     reason = "metrics 'num-examples': expected a number, found none"
-    assert screen.odd_ones({0: bare, 1: bare}, SENT, usual=usual) == {0: reason, 1: reason}
-    assert screen.odd_ones({0: weighted}, SENT, usual=usual) == {}, "other metrics may come and go"
-    assert screen.odd_ones({0: bare}, SENT, usual=bare) == {}
+    assert screen.odd_ones({0: bare, 1: bare}, usual=usual) == {0: reason, 1: reason}
+    assert screen.odd_ones({0: weighted}, usual=usual) == {}, "other metrics may come and go"
+    assert screen.odd_ones({0: bare}, usual=bare) == {}
 
 
 def test_keys() -> None:
@@ -298,7 +299,7 @@ def test_metrics_may_differ_where_that_is_said(sent: RecordDict | None) -> None:
     assert odd(*replies, screen=screen, sent=sent) == {}
     reason = "metrics 'num-examples': expected a number, found none"
     assert odd(*replies, content(loss=1.0), screen=screen, sent=sent) == {5: reason}
-    assert screen.regular(examine(replies[0], screen), SENT, [examine(replies[1], screen)])
+    assert screen.regular(examine(replies[0], screen), [examine(replies[1], screen)])
     with pytest.raises(ChunkError, match="metric 'losses': expected finite values"):
         examine(content(losses=[math.nan], **N), screen)
 
@@ -385,9 +386,10 @@ def test_max_bytes() -> None:
 
 def test_regular() -> None:
     screen, good, part, bare = Screen(), examine(SENT), examine(content({"w": W})), examine(content(loss=1.0))
-    assert screen.regular(good, SENT, [])
-    assert not screen.regular(part, SENT, [])
-    assert not screen.regular(bare, SENT, [])
-    assert screen.regular(part, SENT, [part])
-    assert not screen.regular(good, SENT, [part])
-    assert Screen(keys="w").regular(part, SENT, [])
+    assert screen.regular(good, [])
+    assert not screen.regular(part, [])
+    assert not screen.regular(bare, [])
+    assert screen.regular(part, [part])
+    assert not screen.regular(good, [part])
+    declared = Screen(keys="w")
+    assert declared.regular(examine(content({"w": W}), declared), [])

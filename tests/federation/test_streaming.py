@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from flowerpress import ConfigError, PressGrid, RunError
+from flowerpress import ConfigError, PressGrid, RunError, press_mod
+from flowerpress.federation.chunkwise import ChunkwiseFedAvg
 from flowerpress.federation.screening import Screen
 from flowerpress.federation.streaming import StreamingFedAvg
 from tests.federation.apps import client, initial
@@ -56,6 +57,60 @@ class Streaming(StreamingFedAvg):
     def _fold(self, *args: Any) -> None:
         self.alive.append(sum(reply() is not None for reply in self.replies))
         super()._fold(*args)
+
+
+def test_one_record_of_arrays_is_averaged() -> None:
+    """FedAvg ends the run on replies with several, whose keys may be the same."""
+    app = ClientApp(mods=[press_mod])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = {"arrays": ArrayRecord([np.ones(3)]), "control": ArrayRecord([np.full(3, 100.0)])}
+        return Message(RecordDict({**arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+    grid = PressGrid(LocalGrid(dict.fromkeys(NODES, app)))
+    with pytest.raises(RunError, match=r"expected one ArrayRecord in each reply, found \['arrays', 'control'\]"):
+        StreamingFedAvg(fraction_evaluate=0).start(grid, ArrayRecord([np.ones(3)]), 1)
+
+
+@pytest.mark.parametrize("made", [StreamingFedAvg, ChunkwiseFedAvg])
+def test_complex_arrays_are_averaged_as_by_fedavg(made: type[FedAvg]) -> None:
+    app = ClientApp(mods=[press_mod])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        partition = context.node_config["partition-id"]
+        arrays = ArrayRecord([np.array([1 + 2j, 3 - 1j], np.complex64) * (partition + 1)])
+        return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+    found = [
+        strategy(fraction_evaluate=0).start(
+            PressGrid(LocalGrid(dict.fromkeys(NODES, app))), ArrayRecord([np.zeros(2, np.complex64)]), 1
+        )
+        for strategy in (FedAvg, made)
+    ]
+    x, y = (result.arrays["0"].numpy() for result in found)
+    assert x.dtype == y.dtype == np.complex64
+    assert np.allclose(x, y)
+
+
+def test_replies_to_evaluate_are_not_compared_with_updates() -> None:
+    app = ClientApp(mods=[press_mod])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        arrays = message.content["arrays"]
+        return Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        confusion = ArrayRecord([np.full((3, 3), 50.0)])
+        metrics = MetricRecord({"num-examples": 1, "accuracy": 0.5})
+        return Message(RecordDict({"confusion": confusion, "metrics": metrics}), reply_to=message)
+
+    made = StreamingFedAvg(fraction_evaluate=0.5, min_evaluate_nodes=2)
+    result = made.start(PressGrid(LocalGrid(dict.fromkeys(NODES, app))), initial(), 2)
+    assert {number: m["accuracy"] for number, m in result.evaluate_metrics_clientapp.items()} == {1: 0.5, 2: 0.5}
 
 
 class InOrder(LocalGrid):

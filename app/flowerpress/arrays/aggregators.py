@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from flowerpress.arrays.average import sum_dtype
 from flowerpress.arrays.lazy import NestedSequenceAggregator, SequenceAggregator
 from flowerpress.codecs.both import Both
-from flowerpress.codecs.dtypes import cast, is_torch
+from flowerpress.codecs.dtypes import cast, dtype_name, is_torch
 from flowerpress.errors import ConfigError
 
 Chunks = Generator[Both, None, None]
@@ -53,13 +54,13 @@ class ReduceAggregator(SequenceAggregator[Any]):
 
 
 class MeanAggregator(SequenceAggregator[Both]):
-    """The mean over the first axis of the whole array, summed in float64, one chunk in memory at a time."""
+    """The mean over the first axis of the whole array, summed in float64 or complex128, with one chunk in memory."""
 
     def __call__(self, tensor_generator: Chunks) -> Both:
-        """Return the mean, float64 in the shape of the other axes. ConfigError if no row comes."""
+        """Return the mean, float64 or complex128 in the shape of the other axes. ConfigError if no row comes."""
         total, rows = None, 0
         for chunk in tensor_generator:
-            some = cast(chunk, "float64").sum(0)
+            some = cast(chunk, sum_dtype(dtype_name(chunk))).sum(0)
             total, rows = some if total is None else total + some, rows + len(chunk)
         if total is None or not rows:
             raise ConfigError("expected at least one row, found none")

@@ -1,6 +1,6 @@
 """Weighted averages of models that do not fit into memory, slice by slice, straight into Zarr.
 
-Each slice is summed in float64, in the order of the models, and cast once at the end::
+Each slice is summed in float64, or complex128, in the order of the models, and cast once at the end::
 
     for each array, for each slice of it:    sum += w * x    for (w, x) in models    ──►  Zarr
 """
@@ -37,7 +37,8 @@ def average(where: "StorePath", models: Sequence[tuple[float, Model]]) -> Group:
     Returns
     -------
     Group
-        Floats have the dtype of the first model; integers and booleans are float64, as Flower averages them.
+        Floats and complex numbers have the dtype of the first model; integers and booleans are float64, as Flower
+        averages them.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def average(where: "StorePath", models: Sequence[tuple[float, Model]]) -> Group:
                 expected = f"expected {specs.get(key)}, found {found.get(key)}"
                 raise ConfigError(f"average: array {key!r} of model {number}: {expected}")
     for key, spec in specs.items():
-        kind = spec.dtype if is_float(spec.dtype) else "float64"
+        kind = spec.dtype if is_float(spec.dtype) or is_complex(spec.dtype) else "float64"
         array = writer.begin(key, kind, spec.shape)
         for start, stop in _slices(first, spec):
             writer.put(array, _sum(models, key, start, stop).astype(numpy_dtype(kind)), start)
@@ -65,10 +66,25 @@ def average(where: "StorePath", models: Sequence[tuple[float, Model]]) -> Group:
     return Group(where)
 
 
+def is_complex(dtype: str) -> bool:
+    """Tell whether elements have an imaginary part."""
+    return dtype.startswith("complex")
+
+
+def sum_dtype(dtype: str) -> str:
+    """Return what elements of a type are summed in.
+
+    >>> sum_dtype("bfloat16"), sum_dtype("complex64")
+    ('float64', 'complex128')
+    """
+    return "complex128" if is_complex(dtype) else "float64"
+
+
 def _sum(models: Sequence[tuple[float, Model]], key: str, start: int, stop: int) -> Host:
-    total = np.zeros(stop - start)
+    wide = sum_dtype(models[0][1].spec(key).dtype)
+    total = np.zeros(stop - start, wide)
     for weight, model in models:
-        total += weight * cast(model.read(key, start, stop), "float64").reshape(-1)
+        total += weight * cast(model.read(key, start, stop), wide).reshape(-1)
     return total
 
 

@@ -3,12 +3,10 @@
 from typing import TYPE_CHECKING
 
 from flowerpress.arrays.lazy import NumpyConverter
-from flowerpress.codecs.dtypes import Host, to_host
+from flowerpress.codecs.dtypes import Host, cast, dtype_name, is_extended, to_host
 
 if TYPE_CHECKING:
     import torch
-
-_NATIVE = "biufc"  # kinds of dtypes that Zarr knows; those of ml_dtypes are of another
 
 
 class PlainConverter(NumpyConverter[Host]):
@@ -16,7 +14,7 @@ class PlainConverter(NumpyConverter[Host]):
 
     def to_numpy(self, x: Host) -> Host:
         """Return the array; bfloat16 and float8 as float32, which holds them exactly."""
-        return x.astype("float32") if x.dtype.kind not in _NATIVE else x
+        return cast(x, "float32") if is_extended(dtype_name(x)) else x
 
     def from_numpy(self, x: Host) -> Host:
         """Return the array."""

@@ -1,15 +1,16 @@
 """Model files, read and written: bundles, safetensors, npz, state dicts of torch, and the checkpoints of a run."""
 
 import os
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.chunks.pack import pack, save
-from flowerpress.codecs.dtypes import ArrayLike, to_host, to_tensor
+from flowerpress.codecs.dtypes import ArrayLike, dtype_name, is_extended, to_host, to_tensor
 from flowerpress.errors import ChunkError, ConfigError, FlowerpressError
 
 if TYPE_CHECKING:
@@ -44,22 +45,26 @@ def arrays_of_file(path: Path) -> Arrays:
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ConfigError for a file of a kind that is not known here."""
+    """Raise ConfigError for a file of a kind that is not known here, or in a folder that is not there."""
     if path.suffix not in _FORMATS:
         raise ConfigError(f"{path}: expected a file that ends in {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 def arrays_to_file(arrays: Arrays, path: Path) -> None:
     """Write arrays to a file of the kind that its suffix says, whole or not at all.
 
-    npz knows no bfloat16 and no float8, and safetensors sorts arrays. Raises ConfigError for what a format
-    cannot hold, and for other suffixes.
+    npz knows no bfloat16 and no float8, safetensors no complex128, and it sorts arrays. Raises ConfigError for what a
+    format cannot hold, and for other suffixes.
     """
     check_suffix(path)
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         _FORMATS[path.suffix][1](arrays, unfinished)
         unfinished.replace(path)
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{path}: expected names that UTF-8 can hold, found {error.object!r}; rename it") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -78,32 +83,36 @@ def _to_bundle(arrays: Arrays, path: Path) -> None:
 
 
 def _of_safetensors(path: Path) -> Arrays:
-    return _safetensors(path).load_file(path)  # type: ignore[no-any-return]
+    from safetensors.torch import load_file  # the numpy module knows no float8
+
+    return load_file(path)
 
 
 def _to_safetensors(arrays: Arrays, path: Path) -> None:
-    _safetensors(path).save_file(_tensors(arrays), path)
+    from safetensors.torch import save_file
 
-
-def _safetensors(path: Path) -> Any:  # noqa: ANN401 - a module
     try:
-        import safetensors.torch  # the numpy module knows no float8
-    except ImportError as error:
-        raise ConfigError(f"{path}: safetensors is not installed; pip install safetensors") from error
-    return safetensors.torch
+        save_file(_tensors(arrays), path)
+    except KeyError as error:  # of its table of dtypes
+        raise ConfigError(f"{path}: safetensors cannot hold {error}; write .fpb or .npz") from error
 
 
 def _of_npz(path: Path) -> Arrays:
     with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as arrays:
-        return dict(arrays)
+        # by whole names, if they end so: the array "a.npy" is asked for as "a.npy.npy", lest it be "a"
+        return {key: arrays[name if (name := f"{key}.npy") in arrays else key] for key in arrays}
 
 
 def _to_npz(arrays: Arrays, path: Path) -> None:
     found = {key: to_host(x) for key, x in arrays.items()}
-    if strange := [f"{key!r} is {x.dtype}" for key, x in found.items() if x.dtype.kind not in "biufc"]:
+    if strange := [f"{key!r} is {x.dtype}" for key, x in found.items() if is_extended(dtype_name(x))]:
         raise ConfigError(f"{path}: npz cannot hold all arrays: {', '.join(strange)}; write .safetensors")
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **found)
+    if cut := [key for key in found if "\0" in key]:
+        raise ConfigError(f"{path}: npz cannot hold names with a zero byte: {cut}; rename them")
+    with zipfile.ZipFile(path, "w") as archive:  # np.savez has names of its own: file, allow_pickle
+        for key, x in found.items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, x, allow_pickle=False)
 
 
 def _of_torch(path: Path) -> Arrays:

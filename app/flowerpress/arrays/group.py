@@ -14,9 +14,10 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 
+from flowerpress.arrays import s3, sealed
 from flowerpress.chunks.bundle import Clock
 from flowerpress.codecs.base import Spec
-from flowerpress.codecs.dtypes import ArrayLike, Host, dtype_name, numpy_dtype, to_host
+from flowerpress.codecs.dtypes import ArrayLike, Host, dtype_name, is_extended, numpy_dtype, to_host
 from flowerpress.codecs.text import parse
 from flowerpress.errors import ChunkError, ConfigError
 
@@ -27,7 +28,6 @@ LOSSLESS = "zstd"
 CHUNK = 4 << 20  # bytes of a chunk, before it is compressed
 _KEY = "flowerpress"
 _LONGEST = 200  # characters of a path
-_NATIVE = "biufc"
 _BITS = {1: "uint8", 2: "uint16"}
 
 
@@ -36,6 +36,7 @@ class _Entry(msgspec.Struct, frozen=True):
     path: str
     dtype: str
     shape: tuple[int, ...]
+    whole: bool = False  # all chunks are there: Zarr leaves out those of zeros, unless it is told not to
 
 
 def write(where: "StorePath", arrays: Mapping[str, ArrayLike], codec: str = LOSSLESS) -> None:
@@ -66,23 +67,25 @@ class Writer:
         self._codecs = _codecs(codec)
 
     def begin(self, key: str, dtype: str, shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - zarr's
-        """Create an array."""
+        """Create an array; ConfigError for a key that UTF-8 cannot hold."""
         import zarr
 
         kind, path = numpy_dtype(dtype), _path(key, len(self._entries))
-        self._entries.append(_Entry(key, path, dtype, shape))
+        self._entries.append(_Entry(key, path, dtype, shape, whole=True))
         return zarr.create_array(
             self.where / path,
             shape=shape,
             chunks=_chunks(shape, kind.itemsize),
-            dtype=kind if kind.kind in _NATIVE else _BITS[kind.itemsize],
+            dtype=_stored(dtype),
+            config={"write_empty_chunks": True},  # complex -0.0 is 0 to Zarr, and would come back as that
             dimension_names=[f"{path}.{axis}" for axis in range(len(shape))],
             **self._codecs,
         )
 
     def put(self, array: Any, x: Host, start: int = 0) -> None:  # noqa: ANN401
         """Write elements of an array, whole rows of it, from ``start`` on in C order."""
-        stored = x if x.dtype.kind in _NATIVE else x.view(_BITS[x.dtype.itemsize])
+        name = dtype_name(x)
+        stored = x.view(_stored(name)) if is_extended(name) else x
         if x.size == prod(array.shape):
             array[...] = stored.reshape(array.shape)
         else:
@@ -107,7 +110,9 @@ class Group(Mapping[str, Host]):
     Raises
     ------
     ChunkError
-        If there is no such group, or it does not say what its arrays are; when an array is read, if it is not that.
+        If there is no such group, or it does not say what its arrays are; when an array is read, if it is not that,
+        or a chunk is damaged or gone. In groups of early versions, which left out zeros, one that is gone reads as
+        zeros.
     """
 
     def __init__(self, where: "StorePath") -> None:
@@ -150,23 +155,39 @@ class Group(Mapping[str, Host]):
         spec, array, started = self.spec(key), self._array(key), time.perf_counter()
         first, last, _ = slice(start, stop).indices(spec.size)
         if (first, last) == (0, spec.size):
-            x = np.asarray(array[...])
+            x = _read(array, ...)
         elif last <= first:
             x = np.empty(0, array.dtype)
         else:
             row = prod(spec.shape[1:])
-            x = np.asarray(array[first // row : -(-last // row)]).reshape(-1)
+            x = _read(array, slice(first // row, -(-last // row))).reshape(-1)
             x = x[first - first // row * row :][: last - first]
         self.clock.seconds += time.perf_counter() - started
         return x.view(numpy_dtype(spec.dtype))
 
     def _array(self, key: str) -> Any:  # noqa: ANN401 - zarr's
         entry = self._entries[key]
-        array, kind = _opened("open_array", self.where / entry.path), numpy_dtype(entry.dtype)
-        expected = (entry.shape, kind if kind.kind in _NATIVE else np.dtype(_BITS[kind.itemsize]))
-        if (array.shape, array.dtype) != expected:
-            raise ChunkError(f"{array}: expected {expected[1]}{list(entry.shape)}, found {array.dtype}{array.shape}")
+        where = self.where / entry.path
+        array = _opened("open_array", sealed.whole(where) if entry.whole else where)
+        expected = _stored(entry.dtype)
+        if (array.shape, array.dtype) != (entry.shape, expected):
+            raise ChunkError(f"{array}: expected {expected}{list(entry.shape)}, found {array.dtype}{array.shape}")
         return array
+
+
+def _stored(dtype: str) -> np.dtype[Any]:
+    """Return what elements are to Zarr: unsigned integers of the same bits where it has no type for them."""
+    kind = numpy_dtype(dtype)
+    return np.dtype(_BITS[kind.itemsize]) if is_extended(dtype) else kind
+
+
+def _read(array: Any, where: Any) -> Host:  # noqa: ANN401
+    try:
+        return np.asarray(array[where])
+    except Exception as error:  # of chunks that are damaged: each codec has its own
+        if isinstance(error, ChunkError | OSError | MemoryError) or s3.is_failure(error):
+            raise
+        raise ChunkError(f"{array}: cannot be read: {error}") from error
 
 
 def _opened(function: str, where: "StorePath") -> Any:  # noqa: ANN401
@@ -196,12 +217,15 @@ def _codecs(codec: str) -> dict[str, Any]:
 
 
 def _path(key: str, number: int) -> str:
-    """Return where array ``key`` is; no two keys have the same path.
+    """Return where array ``key`` is; no two keys have the same path. ConfigError for one that UTF-8 cannot hold.
 
     >>> _path("conv1.weight", 0), _path("a/b", 0), _path("..", 7)
     ('conv1.weight', 'a%2Fb', '%-7')
     """
-    path = quote(key, safe="")
+    try:
+        path = quote(key, safe="")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"expected a name that UTF-8 can hold, found {key!r}; rename the array") from error
     usable = 0 < len(path) <= _LONGEST and path != "zarr.json" and not path.startswith(("__", "."))
     return path if usable else f"%-{number}"
 

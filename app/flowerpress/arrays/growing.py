@@ -100,6 +100,12 @@ class Growing:
         shape = (_ENDLESS,) * axes + block.shape[axes:]
         chunks = tuple(max(1, size) for size in block.shape)
         try:
-            return zarr.create_array(self._folder, shape=shape, chunks=chunks, dtype=block.dtype)
+            return zarr.create_array(
+                self._folder,
+                shape=shape,
+                chunks=chunks,
+                dtype=block.dtype,
+                config={"write_empty_chunks": True},  # complex -0.0 is 0 to Zarr, and would come back as that
+            )
         except ValueError as error:
             raise ConfigError(f"{self.place}: Zarr has no {block.dtype}: {error}; convert it to another one") from error

@@ -76,9 +76,8 @@ class Prefix:
         return str(self.where)
 
     def check(self, *, overwrite: bool) -> None:
-        """Raise FileExistsError if something is here that is not to be replaced."""
-        if self.where.store.read_only:
-            raise ConfigError(f"{self}: expected a store to write to, found one to read from")
+        """Raise FileExistsError if something is here that is not to be replaced; ConfigError if nothing can be."""
+        check_writable(self.where)
         if found := sync(self._some()):
             _check_taken(str(self), not found.isdisjoint(_METADATA), overwrite)
 
@@ -92,10 +91,10 @@ class Prefix:
         sync(self._take(folder))
 
     def open(self) -> "zarr.Array[Any]":
-        """Return the array that is here."""
+        """Return the array that is here; it can be written if the store can."""
         import zarr
 
-        return zarr.open_array(self.where, mode="r+")
+        return zarr.open_array(self.where, mode="r" if self.where.store.read_only else "r+")
 
     async def _some(self) -> set[str]:
         """Return the metadata that are here, or else some key."""
@@ -120,7 +119,9 @@ def place_of(where: Where) -> Place:
     from zarr.storage import LocalStore
 
     found = store_path(where)
-    return Folder(found.store.root / found.path) if isinstance(found.store, LocalStore) else Prefix(found)
+    if isinstance(found.store, LocalStore) and not found.store.read_only:
+        return Folder(found.store.root / found.path)
+    return Prefix(found)
 
 
 def store_path(where: Where) -> "StorePath":
@@ -142,6 +143,12 @@ def store_path(where: Where) -> "StorePath":
     if isinstance(store, LocalStore):
         return StorePath(store, path)  # opening it would make the folder
     return sync(StorePath.open(store, path, mode=None))  # type: ignore[no-any-return]
+
+
+def check_writable(where: "StorePath") -> None:
+    """Raise ConfigError for a place in a store that can only be read."""
+    if where.store.read_only:
+        raise ConfigError(f"{where}: expected a store to write to, found one to read from")
 
 
 def make_group(where: Where) -> None:

@@ -1,7 +1,8 @@
 """Stores between Zarr and a folder of a store: one that notes the digest of every file written, one that checks them.
 
 Zarr reads a chunk that is not there as zeros, and has no checksum for metadata. Behind a store that checks, a file that
-is missing or damaged is an error, and one that was not written does not exist.
+is missing or damaged is an error, and one that was not written does not exist. Where there are no digests, a third
+store at least misses chunks.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from zarr.storage import StorePath
 
 Seal = tuple[int, str]  # bytes and XXH3-128 of a file
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")  # of Zarr 2 and 3, which Zarr looks for in turn
 
 
 def recording(folder: "StorePath", files: dict[str, Seal]) -> Any:  # noqa: ANN401 - a Zarr store
@@ -28,12 +30,17 @@ def checked(folder: "StorePath", files: Mapping[str, Seal]) -> Any:  # noqa: ANN
     return _classes()[1](folder, files)
 
 
+def whole(array: "StorePath") -> "StorePath":
+    """Return the place of an array that has all its chunks, for reading: ChunkError for one that is not there."""
+    return type(array)(_classes()[2](array.store), array.path)
+
+
 def _seal(data: bytes) -> Seal:
     return len(data), xxhash.xxh3_128_hexdigest(data)
 
 
 @cache
-def _classes() -> tuple[Any, Any]:
+def _classes() -> tuple[Any, Any, Any]:
     """Make the classes when they are first used: their base is Zarr's."""
     from zarr.core.buffer import default_buffer_prototype
     from zarr.storage import WrapperStore
@@ -83,4 +90,17 @@ def _classes() -> tuple[Any, Any]:
             for key, value in values:
                 await self.set(key, value)
 
-    return Recording, Sealed
+    class Whole(WrapperStore[Any]):
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:  # noqa: ANN401
+            found = await self._store.get(key, prototype, byte_range)
+            if found is None and not key.endswith(_METADATA):
+                raise ChunkError(f"{self._store}/{key}: expected a chunk, it is gone")
+            return found
+
+        async def getsize_prefix(self, prefix: str) -> int:  # WrapperStore's would read all chunks
+            return int(await self._store.getsize_prefix(prefix))
+
+        def __str__(self) -> str:
+            return str(self._store)
+
+    return Recording, Sealed, Whole

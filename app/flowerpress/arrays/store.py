@@ -24,7 +24,7 @@ import xxhash
 
 from flowerpress.arrays import s3, sealed
 from flowerpress.arrays.group import LOSSLESS, Group, Writer, write
-from flowerpress.arrays.places import Where, buffer, settle, store_path, sync
+from flowerpress.arrays.places import Where, buffer, check_writable, settle, store_path, sync
 from flowerpress.codecs.dtypes import ArrayLike
 from flowerpress.errors import ChunkError, ConfigError, RunError
 
@@ -133,7 +133,8 @@ class Checkpoints:
         Raises
         ------
         ConfigError
-            For arrays, names or notes that cannot be stored, or a round that is there and not damaged.
+            For arrays, names or notes that cannot be stored, a round that is there and not damaged, or a store that
+            can only be read.
         RunError
             If the disk or the store did not take it.
         """
@@ -142,6 +143,7 @@ class Checkpoints:
             raise ConfigError(f"Checkpoints: expected names of groups like 'strategy', found {strange}")
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise ConfigError(f"Checkpoints: expected a round of 0 or more, found {number!r}")
+        check_writable(self.where)
         folder = f"{number:06d}.{uuid.uuid4().hex[:8]}"
         try:
             if number in self.rounds():

@@ -85,7 +85,8 @@ class LatentChunks:
         data : ndarray
             float16 or float32, finite; any shape with at least one element.
         tolerance : float
-            Largest absolute error of any value, held and checked; 0.0 is lossless.
+            Largest absolute error of any value as it is stored, held and checked; 0.0 is lossless. Storing float32
+            arrays as float16 comes before, and rounds each value to 11 bits, whatever the tolerance.
 
         Returns
         -------
@@ -219,7 +220,9 @@ class LatentChunks:
         if compressed:
             chunk = {"chunk": chunk, "len_header": record.get("len_header"), "len_data": record.get("len_data")}
         array = self.latent_parser(chunk, _field(extra, "shape", list | tuple), compressed)
-        if "flags" in record and array.dtype != self.dtype_from_flags(str(record["flags"]).encode()):
+        if "flags" in record and array.dtype != self.dtype_from_flags(
+            str(record["flags"]).encode(errors="backslashreplace")
+        ):
             raise LatentError(f"LATN record: expected flags {record['flags']!r}, found {array.dtype} values")
         if hashlib.sha256(array.data).hexdigest() != _field(record, "hash", str):
             raise LatentError(f"LATN chunk of {filename}: the values are not those whose SHA-256 the record names")

@@ -14,6 +14,7 @@ lie one after the other, so that offsets cannot overlap.
 
 from dataclasses import dataclass
 from itertools import accumulate
+from math import prod
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -146,6 +147,9 @@ def check(manifest: Manifest, space: int) -> Layout:
     ends = list(accumulate((chunk.size for chunk in manifest.chunks), initial=0))
     if ends[-1] != space:
         raise ChunkError(f"bundle manifest: chunks of {ends[-1]} bytes, but the bundle has {space} for them")
+    for spec in specs:
+        if spec.itemsize * prod(n or 1 for n in spec.shape) >= 1 << 63:  # numpy counts so for empty arrays, too
+            raise ChunkError(f"bundle manifest: array {spec.key!r}: no array is of shape {list(spec.shape)}")
     if len({spec.key for spec in specs}) != len(specs):
         raise ChunkError("bundle manifest: two arrays have the same key")
     holders, places = _holders(manifest, specs)

@@ -18,7 +18,7 @@ from flowerpress.chunks.manifest import MOST_ENTRIES, ArrayEntry, ChunkEntry, Ma
 from flowerpress.chunks.parts import Part, divide
 from flowerpress.chunks.settle import settle
 from flowerpress.codecs.base import Codec, Pipeline, Spec, check_base
-from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local
+from flowerpress.codecs.dtypes import ArrayLike, Buffer, is_torch, local, to_host
 from flowerpress.codecs.policy import as_policy
 from flowerpress.codecs.raw import as_bytes
 from flowerpress.codecs.zfp import Zfp
@@ -71,8 +71,9 @@ def pack(
     policy = as_policy(codec)
     specs = tuple(_with_base(Spec.of(x, key), bases or {}) for key, x in arrays.items())
     entries = tuple(map(_entry, specs))
-    copies = _copies(arrays, specs)
-    pipelines = {i: _accepted(policy(spec), spec) for i, spec in enumerate(specs) if i not in copies}
+    chosen = [policy(spec) for spec in specs]
+    copies = _copies(arrays, specs, chosen)
+    pipelines = {i: _accepted(chosen[i], spec) for i, spec in enumerate(specs) if i not in copies}
     if max(len(specs), len(divide([(i, specs[i], pipeline) for i, pipeline in pipelines.items()]))) > MOST_ENTRIES:
         raise ConfigError(f"bundle: expected at most {MOST_ENTRIES} arrays and chunks, found {len(specs)}")
     job = Job(arrays, specs, workers)
@@ -119,32 +120,50 @@ def _accepted(pipeline: Pipeline, spec: Spec) -> Pipeline:
     return pipeline
 
 
-def _copies(arrays: Mapping[str, A], specs: Sequence[Spec]) -> dict[int, int]:
-    """Find arrays that repeat an earlier one: tied weights, which share memory, and equal contents on the host."""
+def _copies(arrays: Mapping[str, A], specs: Sequence[Spec], pipelines: Sequence[Pipeline]) -> dict[int, int]:
+    """Find arrays that an earlier one stands for: of equal contents, and coded exactly or just as they would be.
+
+    Equal are tied weights, which share memory, and on the host what has the same bytes.
+    """
     seen: dict[object, list[int]] = {}
     found = {}
     values = list(arrays.values())
+    distinct = {id(pipeline): pipeline for pipeline in pipelines}
+    lossy = {number: str(pipeline) for number, pipeline in distinct.items() if not pipeline.lossless}
+    references = [_reference(p, spec) if id(p) in lossy else None for p, spec in zip(pipelines, specs, strict=True)]
     for i, spec in enumerate(specs):
-        bucket = seen.setdefault((spec.dtype, spec.shape, _sample(values[i])), [])
-        original = next((j for j in bucket if spec.size and _equal(values[i], values[j])), None)
+        if not spec.size:
+            continue
+        places: list[object] = [exact := (spec.dtype, spec.shape, _sample(values[i]))]
+        if text := lossy.get(id(pipelines[i])):
+            places.append((exact, text, None if (base := references[i]) is None else _sample(base)))
+        alike = (j for place in places for j in seen.get(place, ()) if _equal(values[i], values[j]))
+        original = next((j for j in alike if pipelines[j].lossless or _equal(references[i], references[j])), None)
         if original is None:
-            bucket.append(i)
+            seen.setdefault(places[-1], []).append(i)
         else:
             found[i] = original
     return found
 
 
+def _reference(pipeline: Pipeline, spec: Spec) -> "ArrayLike | None":
+    """Return the reference of an array, unless the pipeline would code it without one just the same."""
+    return spec.base if not pipeline.settled or pipeline.refuses(replace(spec, base=None)) else None
+
+
 def _sample(x: ArrayLike) -> object:
-    """Return what equal arrays have in common: the address on a device, else a few bytes."""
-    x = local(x)
-    if is_torch(x):
-        return x.data_ptr()
-    values = as_bytes(x)
+    """Return what equal arrays have in common: the place on a device, else a few bytes."""
+    y = local(x)
+    if is_torch(x) and is_torch(y):  # not the place of y, which may be a copy that is gone when the next is made
+        return x.data_ptr(), x.stride(), x.is_conj(), x.is_neg()
+    values = as_bytes(to_host(y))
     return values[:64].tobytes() + values[-64:].tobytes()
 
 
-def _equal(x: ArrayLike, y: ArrayLike) -> bool:
-    """Compare arrays with the same sample: on a device the same address is enough."""
+def _equal(x: "ArrayLike | None", y: "ArrayLike | None") -> bool:
+    """Compare arrays with the same sample, or two references: on a device the same place is enough."""
+    if x is None or y is None or x is y:
+        return x is y
     x, y = local(x), local(y)
     return is_torch(x) or is_torch(y) or np.array_equal(as_bytes(x), as_bytes(y))
 

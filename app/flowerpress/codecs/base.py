@@ -386,15 +386,15 @@ def check_some(spec: Spec) -> str:
 
 def check_integers(spec: Spec) -> str:
     """Say that only signed integers can be taken; for `Codec.refuses` of codecs that come behind a quantiser."""
-    signed = spec.dtype in ("int8", "int16", "int32", "int64")
-    return "" if signed else "it codes signed integers; put quantize or intdelta before it"
+    return "" if spec.dtype.startswith("int") else "it codes signed integers; put quantize or intdelta before it"
 
 
 def is_number(value: object) -> bool:
-    """Tell whether an argument is an int or a float, and not true or false."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Tell whether an argument is a float, or an int that a float can hold, and not true or false."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 1023)
 
 
 def check_float(spec: Spec) -> str:
-    """Say that only floats may lose anything; for `Codec.refuses` of lossy codecs."""
-    return "" if is_float(spec.dtype) else f"it loses precision, and {spec.dtype} values must stay exact"
+    """Say that only floats with zero and sign may lose anything; for `Codec.refuses` of lossy codecs."""
+    takes = is_float(spec.dtype) and spec.dtype != "float8_e8m0fnu"  # which has neither zero nor sign
+    return "" if takes else f"it loses precision, and {spec.dtype} values must stay exact"

@@ -55,6 +55,11 @@ def is_float(name: str) -> bool:
     return "float" in name
 
 
+def is_extended(name: str) -> bool:
+    """Tell whether numpy has no type of its own for it: bfloat16 and float8."""
+    return name in _EXTENDED
+
+
 def smallest(name: str) -> float:
     """Return the smallest number above 0 of a float type."""
     return float(ml_dtypes.finfo(numpy_dtype(name)).smallest_subnormal)  # type: ignore[no-untyped-call]

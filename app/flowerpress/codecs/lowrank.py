@@ -14,6 +14,7 @@ the same bits. ::
 from collections import OrderedDict
 from dataclasses import dataclass
 from math import floor, frexp, isfinite, log2, prod
+from sys import float_info
 from threading import Lock
 from typing import ClassVar
 
@@ -26,13 +27,14 @@ from flowerpress.codecs.blas import one_thread
 from flowerpress.codecs.both import Both
 from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, numpy_dtype, to_host
 from flowerpress.codecs.levels import matrix
-from flowerpress.codecs.quantize import DEAD_ZONE
+from flowerpress.codecs.quantize import DEAD_ZONE, holds
 from flowerpress.codecs.raw import as_bytes
 from flowerpress.errors import ChunkError, ConfigError
 
 _OVER = 8  # directions that the randomised decomposition looks for beyond its rank
 _EXACT = 2.0**53
 _MOST = 1 << 30
+_MARGIN = 1 + 1e-9  # more than what rounding adds to a sum of products
 _MOST_REMEMBERED = 64 << 20  # bytes
 
 
@@ -88,7 +90,10 @@ class LowRank(ArrayToArray):
             raise ConfigError(f"array {spec.key!r}: lowrank needs finite values")
         parts = zip(bounds(spec.parts), map(matrix, spec.parts), strict=True)
         found = [self._factors(flat[start:stop].reshape(shape), spec.key) for (start, stop), shape in parts]
-        return np.concatenate(found).reshape(self.after(spec).shape)
+        y: Host = np.concatenate(found).reshape(self.after(spec).shape)
+        if not holds(spec.dtype, max(map(self._largest, found, spec.parts))):
+            self._check(y, spec)
+        return y
 
     def decode(self, y: Host, spec: Spec) -> Host:
         sizes = [sum(map(prod, self._members(shape))) for shape in spec.parts]
@@ -104,12 +109,15 @@ class LowRank(ArrayToArray):
         """Return the integers that stand for a matrix, flat."""
         rank = self._rank(tuple(wide.shape))
         if not rank:
-            return self._round(to_host(cast(wide, "float64")) / self.step, key).ravel()
-        unit = 2.0 ** frexp(max(-float(wide.min()), float(wide.max())))[1]  # squares of extreme values would overflow
-        wide, step = wide / unit, self.step / unit
+            with np.errstate(over="ignore"):
+                return self._round(to_host(cast(wide, "float64")) / self.step, key).ravel()
+        most = np.finfo(str(wide.dtype).removeprefix("torch.")).maxexp - 1
+        # Squares of extreme values would overflow, and so may the step, where values so small vanish with any step.
+        unit = 2.0 ** min(frexp(max(-float(wide.min()), float(wide.max())))[1], most)
+        wide, step = wide / unit, min(self.step / unit, float_info.max)
         left, values = _remembered.directions(wide, rank)
         exponents = np.rint(np.log2(np.maximum(values, 1e-300)))
-        with np.errstate(over="ignore", divide="ignore"):
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             a = self._round(left * np.sqrt(values * np.exp2(exponents)) / step, key)
         used = np.flatnonzero(a.any(0))
         fitted = np.zeros((rank, wide.shape[1]))
@@ -139,6 +147,24 @@ class LowRank(ArrayToArray):
         with one_thread():
             whole = scaled.T @ b[used].astype(np.float64)
         return np.asarray(whole * (self.step * np.ldexp(self.step, -(highest + floor(log2(self.step)))))).ravel()
+
+    def _largest(self, y: Host, shape: tuple[int, ...]) -> float:
+        """Return a magnitude that no value reaches of those that integers stand for."""
+        rank, (rows, _) = self._rank(shape), matrix(shape)
+        if not rank:
+            return float(np.abs(y.astype(np.float64)).max()) * self.step * _MARGIN
+        relative, a, b = np.split(y, [rank, rank * (1 + rows)])
+        largest = [np.abs(factor.reshape(rank, -1)).max(1).astype(np.float64) for factor in (a, b)]
+        with np.errstate(over="ignore"):
+            whole = np.ldexp(largest[0] * largest[1], -relative).sum() * np.ldexp(self.step, -floor(log2(self.step)))
+            return float(whole * self.step * _MARGIN)
+
+    def _check(self, y: Host, spec: Spec) -> None:
+        """Refuse integers that `decode` would refuse."""
+        try:
+            self.decode(y, spec)
+        except ChunkError as error:
+            raise ConfigError(f"{error}; use a smaller step than that of {self}, or code it losslessly") from error
 
     def _round(self, x: Host, key: str) -> Host:
         found = np.floor(np.abs(x) + (1 - DEAD_ZONE)) * np.sign(x)

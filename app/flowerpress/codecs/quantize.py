@@ -111,7 +111,9 @@ class Quantize(ArrayToArray):
             raise ConfigError(f"array {spec.key!r}: quantize needs finite values")
         bound, most = self.bound or (self.relative or 0) * (high - low), max(-low, high)
         words = self._scales(flat, bound, most, spec)
-        step = both.spread(self._steps(words, spec), self.block, spec.size)
+        steps = self._steps(words, spec)
+        largest = self._largest(steps, most, spec)
+        step = both.spread(steps, self.block, spec.size)
         if self.bits is None and not most / float(step + (step == 0)) < _MOST:
             raise ConfigError(f"array {spec.key!r}: the step of {self} is too small for values like these")
         divisor = step + (step == 0)
@@ -123,7 +125,11 @@ class Quantize(ArrayToArray):
                 self._check(x, rounded, step, most, bound, spec)
             return cast(rounded, "int32")
 
-        return both.blockwise(quotient, flat, noise, *([divisor] if self.block else []), behind=words)  # type: ignore[no-any-return]
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = both.blockwise(quotient, flat, noise, *([divisor] if self.block else []), behind=words)
+            if not holds(spec.dtype, most * (1 + 2.0**-20) + largest) and not (self.bound or self.relative):
+                self._check_ends(both.product(found[self._words(spec) :], step), spec)
+        return found  # type: ignore[no-any-return]
 
     def decode(self, y: Host, spec: Spec) -> Host:
         count = self._words(spec)
@@ -148,6 +154,7 @@ class Quantize(ArrayToArray):
         if self.bits is None:
             # The second holds where rounding is coarser than the bound: it then brings back the value itself.
             step = max(2 * (bound - most * _rounding(spec)), bound * (1 - 2.0**-12))
+            step = min(step, float(np.finfo(np.float32).max))
             return both.like(x, [int(bits(np.array(step, np.float32))) >> self._dropped])
         largest = cast(both.largest(both.blocks(abs(x), self.block)), "float32")
         if not all_finite(largest):
@@ -179,12 +186,31 @@ class Quantize(ArrayToArray):
         limit = (1 << self.bits - 1) - 1
         return x.clip(-limit, limit)
 
+    def _largest(self, steps: Both, most: float, spec: Spec) -> float:
+        """Return the largest step; refuse one that is no number, or none for values of which the largest is not 0."""
+        largest = float(steps.max())
+        if not isfinite(largest) or (most and not largest and not (self.bound or self.relative)):
+            raise ConfigError(
+                f"array {spec.key!r}: expected a step for {self} that {_wide(spec)} holds, found {largest} for values "
+                f"up to {most}; code them losslessly"
+            )
+        return largest
+
+    def _check_ends(self, decoded: Both, spec: Spec) -> None:
+        """Refuse indices of which the smallest or the largest decodes to what the dtype does not hold."""
+        low, high = float(decoded.min()), float(decoded.max())
+        if not (holds(spec.dtype, low) and holds(spec.dtype, high)):
+            raise ConfigError(
+                f"array {spec.key!r}: expected values that {spec.dtype} holds from {self}, found {low} to {high}; code "
+                "them losslessly"
+            )
+
     def _check(self, x: Both, indices: Both, step: Both, most: float, bound: float, spec: Spec) -> None:
         """Refuse values, up to ``most``, unless what their indices decode to is within the bound."""
         y = both.product(indices, step, most=most / float(step + (step == 0)) + 1)
         difference = cast(cast(y, spec.dtype), _wide(spec))
         difference -= x
-        if max(float(difference.max()), -float(difference.min())) * (1 + 2.0**-22) > bound:
+        if not max(float(difference.max()), -float(difference.min())) * (1 + 2.0**-22) <= bound:  # NaN, too
             raise ConfigError(f"array {spec.key!r}: {spec.dtype} cannot hold the bound of {self} for values like these")
 
     @property
@@ -195,6 +221,12 @@ class Quantize(ArrayToArray):
 def _rounding(spec: Spec) -> float:
     """Return what rounding alone may take off the largest magnitude: of the quotient, the product and the dtype."""
     return float(ml_dtypes.finfo(numpy_dtype(spec.dtype)).eps) / 2 + 2.0 ** (-51 if spec.dtype == "float64" else -22)  # type: ignore[no-untyped-call]
+
+
+def holds(dtype: str, value: float) -> bool:
+    """Tell whether a float type has a finite number next to a value."""
+    with np.errstate(over="ignore"):
+        return all_finite(np.array(value).astype(numpy_dtype(dtype)))
 
 
 def _wide(spec: Spec) -> str:

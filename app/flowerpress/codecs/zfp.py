@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import zfpy
 
-from flowerpress.codecs.base import ArrayToBytes, Spec, check_float
+from flowerpress.codecs.base import ArrayToBytes, Spec, check_float, is_number
 from flowerpress.codecs.dtypes import ArrayLike, Buffer, Host, dtype_name, numpy_dtype, to_host
 from flowerpress.errors import ChunkError, ConfigError
 
@@ -48,7 +48,7 @@ class Zfp(ArrayToBytes):
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and not (
-            isinstance(self.tolerance, int | float) and isfinite(self.tolerance) and self.tolerance > 0
+            is_number(self.tolerance) and isfinite(self.tolerance) and self.tolerance > 0
         ):
             raise ConfigError(f"zfp: expected a tolerance above 0, or none for reversible, found {self.tolerance!r}")
 

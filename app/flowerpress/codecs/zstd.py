@@ -34,7 +34,7 @@ class Zstd(BytesToBytes):
     name: ClassVar[str] = "zstd"
 
     def __post_init__(self) -> None:
-        if self.level is not None and (isinstance(self.level, bool) or self.level not in range(1, 23)):
+        if self.level is not None and (type(self.level) is not int or not 1 <= self.level <= 22):
             raise ConfigError(f"zstd: expected a level from 1 to 22 or none, found {self.level!r}")
 
     def encode(self, x: Buffer, spec: Spec) -> Buffer:

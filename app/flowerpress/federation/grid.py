@@ -36,7 +36,7 @@ from flowerpress.federation.metrics import Exchange, Log, NodeMetrics, log_to, o
 from flowerpress.federation.outbox import Outbox, Sent
 from flowerpress.federation.protocol import RAISED, Mark, kind_of, records_of, refusal, ticket_of, whole_wanted
 from flowerpress.federation.pulling import Pulls
-from flowerpress.federation.screening import Findings, Screen
+from flowerpress.federation.screening import Findings, Question, Screen
 from flowerpress.federation.spill import Spill
 from flowerpress.federation.store import Store
 from flowerpress.federation.verdicts import Verdicts
@@ -98,8 +98,7 @@ class PressGrid(Around):
         timeout: float = 3600.0,
         log: str | Path | Log | None = None,
     ) -> None:
-        up = as_policy(codec)
-        if not isinstance(up, Policy):
+        if not isinstance(up := as_policy(codec), Policy):
             raise ConfigError(f"PressGrid: the codec travels to the clients as text: expected some, found {codec!r}")
         if not timeout > 0:
             raise ConfigError(f"PressGrid: expected a timeout above 0 seconds, found {timeout!r}")
@@ -122,7 +121,7 @@ class PressGrid(Around):
         self._partitions: dict[int, int] = {}  # of nodes, as they said last
         self._norms: list[float] = []  # of the updates of the last train round
         self._large = 0.0  # the largest median of such norms so far
-        self._usual: dict[str, Findings] = {}  # a valid reply of the last round, by the type of message
+        self._usual: dict[Question, Findings] = {}  # a valid reply of the last round
         self._failures = 0  # train rounds in a row that failed
         self._hopeless: set[int] | None = set()  # the nodes whose training failed, while none has succeeded
 
@@ -164,9 +163,16 @@ class PressGrid(Around):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that are there, unpressed and each checked by itself, in a fixed order."""
-        replies = [(i, reply) for i in dict.fromkeys(message_ids) if (reply := self._pull(i))]
-        got = [self._receive(reply, self._sent.pop(i, None)) for i, reply in replies]
-        self._verdicts.judge(g.metrics for g in got if g.sent and g.sent.kind == "train")
+        replies = [(reply, self._sent.pop(i, None)) for i in dict.fromkeys(message_ids) if (reply := self._pull(i))]
+        for reply, sent in replies:
+            self._needs_another(reply, sent)  # with the next push, that is
+        got = [self._receive(reply, sent) for reply, sent in replies]
+        if not self._sent:
+            self._ledger.settle()
+            self._spill = Spill(self._store.folder)
+        trained = [g for g in got if g.sent and g.sent.kind == "train"]
+        self._outbox.replied(next((g.findings.arrays for g in trained if g.findings), ()))
+        self._verdicts.judge(g.metrics for g in trained)
         return [g.reply for g in sorted(got, key=lambda g: g.order)]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -217,7 +223,7 @@ class PressGrid(Around):
                 yield g.reply
 
         for got in self._replies(messages, timeout, exchange):
-            if got.findings and got.sent and not self._screen.regular(got.findings, got.sent.records, before):
+            if got.findings and got.sent and not self._screen.regular(got.findings, before):
                 odd.append(got)
             else:
                 yield from judged([got])
@@ -296,9 +302,9 @@ class PressGrid(Around):
             return Message(refusal(str(error)) if ours else unread, reply_to=self._sent[i].wire)
         return reply
 
-    def _needs_another(self, reply: Message, sent: Sent) -> bool:
+    def _needs_another(self, reply: Message, sent: Sent | None) -> bool:
         """Tell whether a node could not read its message, plain or for lack of a reference, and remember that."""
-        if sent.plain:
+        if sent is None or sent.plain:
             return False
         if sent.difference and whole_wanted(reply):
             for name in sent.sendings:
@@ -315,19 +321,19 @@ class PressGrid(Around):
 
     def _receive(self, reply: Message, sent: Sent | None) -> Got:
         got = receive(reply, sent, self._screen, self._ledger, self._spill)
-        if got.metrics.error:
+        if got.metrics.error and sent and sent.plain:
             self._plain_nodes.discard(got.metrics.node)  # it failed with plain arrays, too: that was not the reason
         return got
 
     def _screened(self, got: list[Got], before: Sequence[Findings] = (), norms: Sequence[float] = ()) -> list[Got]:
         """Refuse the replies that do not fit the others of their round; ``before`` are valid ones that came earlier."""
-        found = {i: g.findings for i, g in enumerate(got) if g.findings}
-        sent = next((g.sent for g in got if g.sent), None)
-        if sent is None or sent.kind not in ("train", "evaluate"):
-            return got
-        usual = self._usual.get(sent.message.metadata.message_type)
-        records = sent.records if sent.kind == "train" else None
-        odd = self._screen.odd_ones(found, records, before, norms, usual, self._large)
+        groups, odd = dict[Question, dict[int, Findings]](), dict[int, str]()
+        for i, g in enumerate(got):
+            if g.findings and g.sent:
+                groups.setdefault(g.findings.question, {})[i] = g.findings
+        for question, found in groups.items():
+            alike = [f for f in before if f.question == question]
+            odd |= self._screen.odd_ones(found, alike, norms, self._usual.get(question), self._large)
         return [g.refused(refusal(odd[i])) if i in odd else g for i, g in enumerate(got)]
 
     def _close(self, exchange: Exchange, valid: list[Findings]) -> None:
@@ -337,8 +343,7 @@ class PressGrid(Around):
             return
         train = kind_of(exchange.message_type) == "train"
         exchange.nodes = [self._placed(node) for node in exchange.nodes]
-        if valid:
-            self._usual[exchange.message_type] = valid[0]
+        self._usual |= {findings.question: findings for findings in reversed(valid)}
         reasons = "; ".join(sorted({f"node {node.node}: {node.error}" for node in exchange.nodes if node.error}))
         if train and len(valid) < self._screen.min_replies:
             exchange.failed = f"{len(valid)} valid replies of {self._screen.min_replies} that are needed; {reasons}"
@@ -367,6 +372,7 @@ class PressGrid(Around):
             self._large = max(self._large, usual)
         self._failures = self._failures + 1 if exchange.failed else 0
         if valid:
+            self._outbox.replied(valid[0].arrays)
             self._hopeless = None
         if self._hopeless is not None:
             self._hopeless |= {node.node for node in exchange.nodes}

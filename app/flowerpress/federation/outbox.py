@@ -11,6 +11,7 @@ from flowerpress.federation.ledger import Ledger, Sending
 from flowerpress.federation.metrics import NodeMetrics, object_bytes, raw_bytes
 from flowerpress.federation.protocol import RECORD, Mark, Offer, kind_of, records_of
 from flowerpress.federation.restore import Dtypes
+from flowerpress.federation.screening import Structure
 from flowerpress.federation.verdicts import Verdict
 
 
@@ -81,6 +82,10 @@ class Outbox:
     def keep_dtypes(self, record: ArrayRecord, name: str) -> None:
         """Send records of this name in the dtypes of this one."""
         self._dtypes.restore(name, record)
+
+    def replied(self, arrays: Structure) -> None:
+        """Take note of the arrays of a valid reply to a train message."""
+        self._dtypes.replied(arrays)
 
     def prepare(
         self,

@@ -67,6 +67,9 @@ class Pulls:
             online = {node.node_id for node in self._grid.get_nodes()}
         except (AttributeError, NotImplementedError):  # a grid that does not know
             return []
+        except HTTPStatusError as error:
+            _raise_unless_busy(error)
+            return []
         return [i for i in slow if nodes[i] not in online]
 
     def drop(self, i: str) -> None:
@@ -96,10 +99,14 @@ class Pulls:
         try:
             return next(iter(self._grid.pull_messages([i])), None)
         except HTTPStatusError as error:
-            if not error.response.is_server_error:
-                raise
-            _log.warning("flowerpress: a reply is asked for again: %s", error)
+            _raise_unless_busy(error)
             return None
+
+
+def _raise_unless_busy(error: HTTPStatusError) -> None:
+    if not error.response.is_server_error:
+        raise error
+    _log.warning("flowerpress: the SuperLink is asked again: %s", error)
 
 
 def _innermost(grid: Grid) -> Grid:

@@ -25,16 +25,21 @@ from flowerpress.records import LatentArray
 
 Shape: TypeAlias = tuple[int, ...]
 Structure: TypeAlias = tuple[tuple[str, str, str, Shape], ...]  # record, key, dtype, shape
+Question: TypeAlias = tuple[str, Structure]  # type of message, arrays that were asked for
 _FEWEST = 3  # replies of which a median means something
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What one reply is like: its arrays, its metrics, and the L2 norm of its update, over all floats."""
+    """What one reply is like: its arrays, its metrics, and the L2 norm of its update, over all floats.
+
+    Replies are compared with those to the same question.
+    """
 
     arrays: Structure
     metrics: Structure
     norm: float
+    question: Question
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,33 +119,36 @@ class Screen:
         for record in records_of(reply.content, MetricRecord).values() if kind in ("train", "evaluate") else ():
             self._check_metrics(record, finite=finite)
         norm = math.sqrt(squares) if squares >= 0 else math.inf
-        return Findings(_open_ended(structure), self._compared(metrics_of(reply.content)), norm)
+        metrics, question = (
+            self._compared(metrics_of(reply.content)),
+            (reply.metadata.message_type, self._expected(sent)),
+        )
+        return Findings(_open_ended(structure), metrics, norm, question)
 
-    def regular(self, found: Findings, sent: RecordDict, before: Sequence[Findings]) -> bool:
+    def regular(self, found: Findings, before: Sequence[Findings]) -> bool:
         """Tell whether a reply is like those before it; of the first, whether it has a weight and what was sent."""
-        if before:
-            return (found.arrays, found.metrics) == (before[0].arrays, before[0].metrics)
-        return self._weighted(found) and found.arrays == self._expected(sent)
+        if alike := [f for f in before if f.question == found.question]:
+            return (found.arrays, found.metrics) == (alike[0].arrays, alike[0].metrics)
+        return self._weighted(found) and found.arrays == found.question[1]
 
     def odd_ones(
         self,
         found: Mapping[int, Findings],
-        sent: RecordDict | None,
         before: Sequence[Findings] = (),
         norms: Sequence[float] = (),
         usual: Findings | None = None,
         largest: float = 0.0,
     ) -> dict[int, str]:
-        """Return why some of the replies of a round, by any number, do not fit the others, or what was sent.
+        """Return why some of the replies to a question, by any number, do not fit the others, or what was asked for.
+
+        Of replies to evaluate messages only the others count; those to queries are not compared.
 
         Parameters
         ----------
         found : mapping of int to Findings
-            The replies to judge.
-        sent : RecordDict or None
-            What was sent; None for replies to evaluate messages, of which only the others count.
+            The replies to judge, all to the same question.
         before : sequence of Findings
-            Valid replies of the same round that are not judged again.
+            Valid replies to it that are not judged again.
         norms : sequence of float
             Norms of updates of the round before.
         usual : Findings, optional
@@ -149,18 +157,22 @@ class Screen:
             The largest median of norms of the rounds before: updates shrink as nodes converge, some sooner than others.
         """
         every = [*before, *found.values()]
-        arrays, metrics = self._right_arrays(every, sent, usual), self._right_metrics(every, usual)
+        message_type, asked = next((f.question for f in every), ("", ()))
+        if (kind := kind_of(message_type)) not in ("train", "evaluate"):
+            return {}
+        expected, norms = (asked, norms) if kind == "train" else (None, ())
+        arrays, metrics = self._right_arrays(every, expected, usual), self._right_metrics(every, usual)
         odd = {i: _difference(arrays, f.arrays) or _difference(metrics, f.metrics) for i, f in found.items()}
         odd = {i: difference for i, difference in odd.items() if difference}
         updates = {i: f.norm for i, f in found.items() if i not in odd}
         return odd | self._too_large(updates, [*(f.norm for f in before), *norms], largest)
 
-    def _right_arrays(self, every: Sequence[Findings], sent: RecordDict | None, usual: Findings | None) -> Structure:
-        """Return what was sent, if a reply has it or keys are declared; else what was right before, or most have."""
+    def _right_arrays(self, every: Sequence[Findings], asked: Structure | None, usual: Findings | None) -> Structure:
+        """Return what was asked for, if a reply has it or keys are declared; else what was before, or most have."""
         votes = Counter(f.arrays for f in every)
-        if sent is not None and ((expected := self._expected(sent)) in votes or self.keys != ("*",)):
-            return expected
-        if sent is not None and usual:
+        if asked is not None and (asked in votes or self.keys != ("*",)):
+            return asked
+        if asked is not None and usual:
             return usual.arrays
         return votes.most_common(1)[0][0] if votes else ()
 

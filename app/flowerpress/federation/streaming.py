@@ -23,7 +23,7 @@ from flowerpress.federation.screening import metrics_of
 class StreamingFedAvg(FedAvg):
     """Flower's FedAvg, with its parameters, for a PressGrid: at no time it holds more than one reply.
 
-    Integer arrays are averaged to float64, as FedAvg does; floats keep their dtype.
+    Integer arrays are averaged to float64, as FedAvg does; floats, complex ones too, keep their dtype.
     """
 
     def start(
@@ -47,7 +47,10 @@ class StreamingFedAvg(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold the replies as they come; nothing is aggregated in a round that failed."""
+        """Fold the replies as they come; nothing is aggregated in a round that failed.
+
+        Raises RunError for replies without exactly one ArrayRecord and one weight, on which FedAvg ends the run, too.
+        """
         sums: dict[str, Host] = {}
         dtypes: dict[str, np.dtype[np.generic]] = {}
         metrics: list[RecordDict] = []
@@ -62,18 +65,21 @@ class StreamingFedAvg(FedAvg):
         arrays = ArrayRecord()
         for key in list(sums):
             x = np.asarray(sums.pop(key) / total)
-            arrays[key] = Array(x.astype(dtypes[key]) if np.issubdtype(dtypes[key], np.floating) else x)
+            arrays[key] = Array(x.astype(dtypes[key]) if np.issubdtype(dtypes[key], np.inexact) else x)
         return arrays, self.train_metrics_aggr_fn(_alike(metrics), self.weighted_by_key)
 
     def _fold(self, content: RecordDict, sums: dict[str, Host], dtypes: dict[str, np.dtype[np.generic]]) -> None:
         """Add the weighted arrays of a reply, one after the other."""
         weight = self._weight(content)
-        for record in records_of(content, ArrayRecord).values():
-            for key, array in record.items():
-                x = array.numpy()
-                dtypes.setdefault(key, x.dtype)
-                weighted = np.asarray(np.multiply(x, weight, dtype=np.float64))  # an array with no axes, too
-                sums[key] = np.add(sums[key], weighted, out=weighted) if key in sums else weighted
+        if len(records := records_of(content, ArrayRecord)) != 1:
+            raise RunError(f"StreamingFedAvg: expected one ArrayRecord in each reply, found {list(records)}")
+        (record,) = records.values()
+        for key, array in record.items():
+            x = array.numpy()
+            dtypes.setdefault(key, x.dtype)
+            wide = np.complex128 if np.iscomplexobj(x) else np.float64
+            weighted = np.asarray(np.multiply(x, weight, dtype=wide))  # an array with no axes, too
+            sums[key] = np.add(sums[key], weighted, out=weighted) if key in sums else weighted
 
     def _weight(self, content: RecordDict) -> float:
         key = self.weighted_by_key
