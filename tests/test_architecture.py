@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "app" / "flowerpress"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 LAYERS = [
-    *("errors", "exports", "codecs", "chunks", "npy", "records", "wire", "arrays", "bench"),
+    *("errors", "exports", "jsons", "codecs", "chunks", "npy", "records", "wire", "arrays", "bench"),
     *("extraction", "latent_codecs", "federation", "deployment", "apps", "cli"),
 ]
 OWNERS = {

@@ -1,6 +1,7 @@
 """Comparisons: paired by seed, saved and shown."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flowerpress.apps.compare import Comparison, codecs_of, compare, simulated
 from flowerpress.apps.outcome import Outcome
 from flowerpress.apps.runconfig import as_text
 from flowerpress.cli import app
+from flowerpress.jsons import dumps
 from tests.apps.test_config import DEFAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +124,47 @@ def test_the_plot_takes_any_name_and_seeds(tmp_path: Path) -> None:
     for runs in ([outcome(0.5)], [outcome(0.5), outcome(0.75)]):
         path = contrast.plot(comparison({"a$b": runs, "_c": runs}), tmp_path)
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_diverged(tmp_path: Path) -> None:
+    bad = outcome(math.nan, loss=[2.0, math.inf])
+    found = comparison({"raw": [outcome(0.5), outcome(0.5)], "zstd": [bad, bad]})
+    found.save(tmp_path)
+    assert json.loads((tmp_path / "compare.json").read_text(), parse_constant=pytest.fail)
+    again = Comparison.load(tmp_path)
+    assert math.isnan(again.outcomes["zstd"][0].accuracy[-1])
+    assert "nan" in shown(again)
+    assert contrast.plot(again, tmp_path).is_file()
+    assert json.loads(dumps(contrast.rows(again)))[1]["low"] is None
+
+
+@pytest.mark.parametrize("damage", ['{"contenders": [', "{}", '{"outcomes": {"raw": [{}]}}', '{"outcomes": []}'])
+@pytest.mark.parametrize("command", ["plot", "report"])
+def test_a_damaged_comparison(command: str, damage: str, tmp_path: Path) -> None:
+    (tmp_path / "compare.json").write_text(damage)
+    done = CliRunner().invoke(app, [command, str(tmp_path)])
+    assert (done.exit_code, "compare.json" in done.output) == (3, True), done.output
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("seed=1.5", "expected seed of type int"),
+        ("seed='a'", "expected seed of type int"),
+        ("task='train-codec' encoder='/e' output-dir='/o'", "expected task='classify'"),
+    ],
+)
+def test_what_cannot_be_compared(config: str, words: str, tmp_path: Path) -> None:
+    options = ["--app", str(ROOT), "--runs", str(tmp_path), "--in-process"]
+    done = CliRunner().invoke(app, ["compare", "raw", "zstd", *options, "-c", config])
+    assert (done.exit_code, words in done.output.replace("\n", " ")) == (2, True), done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_app_that_is_not_ours_is_not_compared(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.flwr.app.config]\nrounds = 3\n")
+    done = CliRunner().invoke(app, ["compare", "zstd", "--app", str(tmp_path)])
+    assert (done.exit_code, "expected the key 'codec'" in done.output.replace("\n", " ")) == (2, True), done.output
 
 
 def test_there_has_to_be_one(tmp_path: Path) -> None:

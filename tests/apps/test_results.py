@@ -1,6 +1,7 @@
 """What a run leaves behind."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord
 
-from flowerpress import Bundle, ConfigError
+from flowerpress import Bundle, ChunkError, ConfigError
 from flowerpress.apps import report
 from flowerpress.apps.config import Config
 from flowerpress.apps.results import Results, read_rounds
@@ -77,6 +78,40 @@ def test_failures_are_counted(tmp_path: Path) -> None:
     (row,) = read_rounds(tmp_path)
     assert row["failures"] == 1
     assert "1 failures: client 0, node 7: out of memory" in report.line(row)
+
+
+def test_figures_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    results = Results(config(tmp_path), [exchange()], Counter())
+    results.add_round(0, loss=math.inf, accuracy=0.5)
+    results.add_round(1, loss=math.nan, accuracy=math.nan)
+    results.finish()
+    for name in ("metrics.jsonl", "summary.json"):
+        text = (tmp_path / name).read_text()
+        assert '"loss": null' in text
+        assert "NaN" not in text
+        assert "Infinity" not in text
+    assert all(math.isnan(row["loss"]) for row in read_rounds(tmp_path))
+    assert report.line(read_rounds(tmp_path)[1]).startswith("round 1: accuracy nan%, loss nan")
+    assert report.plot(tmp_path).is_file()
+    assert report.table(tmp_path).row_count == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("summary.json", b'{"task": "cl'),
+        ("summary.json", b"null"),
+        ("metrics.jsonl", b'{"round": 0}\n\xff\x00garbage\n'),
+        ("metrics.jsonl", b""),
+    ],
+)
+def test_damaged_files(name: str, damage: bytes, tmp_path: Path) -> None:
+    results = Results(config(tmp_path), [], Counter())
+    results.add_round(0, loss=1.0, accuracy=0.5)
+    results.finish()
+    (tmp_path / name).write_bytes(damage)
+    with pytest.raises(ChunkError, match=f"{name}"):
+        report.plot(tmp_path)
 
 
 def test_folders_that_are_none(tmp_path: Path) -> None:

@@ -90,3 +90,19 @@ def test_a_run_does_not_overwrite_another(tmp_path: Path) -> None:
     run(tmp_path, 1)
     with pytest.raises(ConfigError, match="has rounds of another run"):
         run(tmp_path, 1)
+
+
+def test_a_place_without_the_rounds_of_the_run_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, 2)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=r"has rounds up to 2, found nothing in .*elsewhere"):
+        run(tmp_path, 3, checkpoints=str(tmp_path / "elsewhere"), resume=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path / "b", 1)
+    metrics = tmp_path / "b" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    run(tmp_path / "b", 1, checkpoints=str(tmp_path / "nothing"), resume=True)
+    assert [row["round"] for row in read_rounds(tmp_path / "b")] == [0, 1]

@@ -1,12 +1,14 @@
 """Codecs on a checkpoint of one's own."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from flowerpress.bench import measure
 from flowerpress.bench.measure import LINKS, Measured, candidates, measured, recommended
 from flowerpress.bench.sample import Sample, sampled
 from flowerpress.cli import app
@@ -42,6 +44,23 @@ def test_what_is_measured_is_what_pack_makes() -> None:
 def test_what_is_not_finite_is_no_error() -> None:
     found = measured("quantize(bits=8) | bitpack", sampled({"w": np.array([np.nan, 1.0, np.inf])}, {}, 1 << 30))
     assert found.error == 0
+
+
+@pytest.mark.parametrize(("model", "base"), [(-np.inf, 1), (1, -np.inf), (-np.inf, -np.inf)])
+def test_infinities_hide_no_error(model: float, base: float) -> None:
+    before, after = before_and_after()
+    text = "quantize(bits=2, block=64) | bitpack"
+    expected = [measured(text, sampled(after, bases, 1 << 30)).error for bases in ({}, before)]
+    before["mask"], after["mask"] = (np.full(4, value, np.float32) for value in (base, model))
+    found = [measured(text, sampled(after, bases, 1 << 30)).error for bases in ({}, before)]
+    assert found == pytest.approx(expected, rel=0.01)
+    assert min(found) > 0.1
+
+
+def test_squares_may_be_larger_than_any_float() -> None:
+    x = np.random.default_rng(0).standard_normal(1000)
+    errors = [measured(f"zfp(tolerance={by / 16})", sampled({"w": by * x}, {}, 1 << 30)).error for by in (1, 2.0**530)]
+    assert errors[0] == errors[1] > 0
 
 
 def test_a_large_checkpoint_is_sampled() -> None:
@@ -129,3 +148,29 @@ def test_weights_alone(tmp_path: Path) -> None:
     assert set(found["recommended"]["1 Gbit/s"]) == {"exact", "within"}
     wrong = RUN.invoke(app, ["bench", str(tmp_path / "model.npz"), "--plot", str(tmp_path / "plot.doc")])
     assert (wrong.exit_code, "expected a picture that ends in" in wrong.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--plot nodir/x.png", "nodir; make it first"),
+        *((f"--error {error}", f"expected a number above 0, found {error}") for error in ("0.0", "-1.0", "nan", "inf")),
+        *((f"--sample {sample}", f"expected a number of MB, found {sample}") for sample in ("inf", "nan", "1e+305")),
+    ],
+)
+def test_what_is_not_possible_is_said_before_anything_is_measured(
+    options: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr(measure, "measured")
+    np.savez("model.npz", w=np.ones(10, np.float32))
+    done = RUN.invoke(app, ["bench", "model.npz", *options.split()])
+    assert (done.exit_code, said in done.output.replace("\n", " ")) == (2, True), done.output
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "measured", lambda text, part: row(text, part.of, math.nan, 0.1))
+    np.savez(tmp_path / "model.npz", w=np.ones(10, np.float32))
+    done = RUN.invoke(app, ["bench", str(tmp_path / "model.npz"), "--format", "json"])
+    assert "NaN" not in done.stdout
+    assert {one["error"] for one in json.loads(done.stdout)["pipelines"]} == {None}

@@ -77,7 +77,22 @@ def test_mistakes(tmp_path: Path) -> None:
         Credentials.make(tmp_path, [], 1)
     with pytest.raises(ConfigError, match="a day or more"):
         Credentials.make(tmp_path, ["localhost"], 1, days=0)
+    with pytest.raises(ConfigError, match="at most 3650 days"):
+        Credentials.make(tmp_path, ["localhost"], 1, days=4_000_000)
+    for host in ("ünï.example", ""):
+        with pytest.raises(ConfigError, match=f"name in ASCII .*, found '{host}'"):
+            Credentials.make(tmp_path / "new", ["localhost", host], 1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["ca.key", "ca.crt"])
+def test_an_authority_that_cannot_be_read(name: str, tmp_path: Path) -> None:
+    made = Credentials.make(tmp_path, ["localhost"], 0)
+    certificate = made.certificate.read_bytes()
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ConfigError, match="restore both files, or remove them"):
+        Credentials.make(tmp_path, ["localhost"], 0)
+    assert made.certificate.read_bytes() == certificate
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Options of encoders."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,24 @@ def test_options_that_name_no_folder(tmp_path: Path) -> None:
     assert option_preprocess(Params(tmp_path / "few.json")).model_folder == "m"
     with pytest.raises(ConfigError, match="data_folder beside nenya_data"):
         option_preprocess(Params(options(tmp_path, nenya_data=True)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("batch_size_valid", value) for value in ("4", 2.5, True)),
+        ("batch_size_train", "64"),
+        ("num_workers", "1"),
+        ("feat_dim", "x"),
+        ("feat_dim", -1),
+        ("lr_decay_epochs", "a,b"),
+        ("model_path", 5),
+        *(("ssl_model", value) for value in (5, ":x", ".a:x", "a:")),
+    ],
+)
+def test_values_of_the_wrong_kind(name: str, value: object, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"options: expected {name}.*, found {re.escape(repr(value))}"):
+        load_opt(str(options(tmp_path, **{name: value})))
 
 
 def test_encoders_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,8 @@ class Training:
     """How a codec is trained; see `flowerpress.latent_codecs.training.train`.
 
     ``channels``, ``hyper_channels`` and ``groups`` are those of y, of z, and of each group of y; ``prefix`` is how many
-    tokens are before the patches, ``grid`` the rows and columns of these, a square by default.
+    tokens are before the patches, ``grid`` the rows and columns of these, a square by default. Raises ConfigError for
+    numbers that are not finite.
     """
 
     model: str
@@ -40,6 +42,11 @@ class Training:
     grid: tuple[int, int] | None
     seed: int
     held_out: float
+
+    def __post_init__(self) -> None:
+        for name in ("weight", "learning_rate", "held_out"):
+            if not isfinite(value := getattr(self, name)):
+                raise ConfigError(f"{name.replace('_', '-')}: expected a finite number, found {value}")
 
 
 @dataclass(frozen=True)
@@ -63,12 +70,12 @@ def train_codec(
         An ``.npy`` file, a Zarr array, or the folder of a run that gathered latents: tokens of shape (n, L, C), or
         planes of shape (n, h, w) with values from 0 to 1 and sides that 64 divides.
     target : Path
-        A file of any kind that `flowerpress.arrays.files` writes.
+        A file of any kind that `flowerpress.arrays.files` writes, in a folder that is there.
 
     Raises
     ------
     ConfigError
-        For features that the codec cannot take, or none.
+        For features that the codec cannot take, or none; for another target, before anything is trained.
     """
     import torch
 

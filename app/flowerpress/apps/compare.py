@@ -4,17 +4,17 @@ A contender is the text of a pipeline or policy for both directions, two of them
 Flower without our hooks. Its runs are paired with those of the others by seed.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from flowerpress.apps import inprocess, launch
-from flowerpress.apps.config import Config
+from flowerpress.apps.config import CLASSIFY, Config
 from flowerpress.apps.outcome import Outcome
 from flowerpress.apps.runconfig import as_text
-from flowerpress.errors import ConfigError
+from flowerpress.errors import ChunkError, ConfigError
+from flowerpress.jsons import dumps, loads
 
 STOCK, BETWEEN, FILE = "stock", "//", "compare.json"
 Engine = Callable[[dict[str, Any], Path], None]  # runs a configuration and leaves the results in a folder
@@ -33,16 +33,22 @@ class Comparison:
 
     def save(self, folder: Path) -> None:
         """Write it to a folder, as JSON."""
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        (folder / FILE).write_text(dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read it from a folder; ConfigError if none is there."""
+        """Read it from a folder; ConfigError if none is there, ChunkError if it is damaged."""
         if not (folder / FILE).is_file():
             raise ConfigError(f"expected a comparison in {folder}, found no {FILE}")
-        values = json.loads((folder / FILE).read_text())
-        outcomes = {name: [Outcome(**run) for run in runs] for name, runs in values.pop("outcomes").items()}
-        return cls(**values, outcomes=outcomes)
+        values = loads(folder / FILE)
+        try:
+            outcomes = {name: [Outcome.read(run) for run in runs] for name, runs in values.pop("outcomes").items()}
+            found = cls(**values, outcomes=outcomes)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ChunkError(f"{folder / FILE}: expected a comparison, found another object: {error!r}") from error
+        if not outcomes or not all(run.accuracy for runs in outcomes.values() for run in runs):
+            raise ChunkError(f"{folder / FILE}: expected runs with accuracies, found none; compare task='{CLASSIFY}'")
+        return found
 
 
 def compare(
@@ -64,7 +70,7 @@ def compare(
     Raises
     ------
     ConfigError
-        Before the first run, if a contender is no pipeline.
+        Before the first run, if a contender is no pipeline, or for a configuration that `check` refuses.
     RunError
         If a run fails; those before it are saved.
     """
@@ -72,7 +78,7 @@ def compare(
     if len(configs) != len(comparison.contenders):
         raise ConfigError(f"compare: expected different pipelines, found {', '.join(comparison.contenders)}")
     for codecs in configs.values():
-        Config.read({**comparison.config, **codecs})
+        check({**comparison.config, **codecs})
     folder.mkdir(parents=True, exist_ok=True)
     for seed in comparison.seeds:
         for i, (name, codecs) in enumerate(configs.items()):
@@ -82,6 +88,13 @@ def compare(
             comparison.outcomes.setdefault(name, []).append(outcome)
             comparison.save(folder)
             on_outcome(name, seed, outcome)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a configuration that is not one of our app's, or whose runs have no accuracy to compare."""
+    if (task := Config.read(config).task) != CLASSIFY:
+        wanted = f"compare: expected task='{CLASSIFY}', whose runs have an accuracy"
+        raise ConfigError(f"{wanted}, found {task!r}; try each pipeline with flowerpress run")
 
 
 def codecs_of(contender: str) -> dict[str, str]:

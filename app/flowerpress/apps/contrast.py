@@ -33,7 +33,7 @@ def rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "pipeline": name,
                 "seeds": len(runs),
                 "accuracy": fmean(final),
-                "accuracy-deviation": None if len(runs) < 2 else stdev(final),
+                "accuracy-deviation": None if len(runs) < 2 else deviation(final),
                 "difference": difference,
                 "low": None if margin is None else difference - margin,
                 "high": None if margin is None else difference + margin,
@@ -59,7 +59,16 @@ def interval(values: Sequence[float]) -> float | None:
 
     if len(values) < 2:
         return None
-    return float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    return float(t.ppf(0.975, len(values) - 1)) * deviation(values) / math.sqrt(len(values))
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Return the standard deviation; NaN if a value is not finite, as of a run that diverged.
+
+    >>> deviation([1.0, 2.0, 3.0]), deviation([1.0, float("nan")])
+    (1.0, nan)
+    """
+    return stdev(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def table(comparison: Comparison) -> Table:
@@ -108,7 +117,7 @@ def plot(comparison: Comparison, folder: Path) -> Path:
         accuracy = [100 * fmean(values) for values in zip(*(run.accuracy for run in runs), strict=True)]
         sent = [fmean(values) / 1e6 for values in zip(*(_sent(run) for run in runs), strict=True)]
         axes.plot(sent[1:], accuracy[1:], color=f"C{i}", alpha=0.4)
-        spread = 100 * stdev(run.accuracy[-1] for run in runs) if len(runs) > 1 else None
+        spread = 100 * deviation([run.accuracy[-1] for run in runs]) if len(runs) > 1 else None
         marker, label = "os"[i // 10 % 2], _literal(name)  # there are ten colours
         axes.errorbar(sent[-1:], accuracy[-1:], yerr=spread, fmt=marker, capsize=3, color=f"C{i}", label=label)
     axes.set_xscale("log")

@@ -1,12 +1,13 @@
 """What came of a run, in the few figures that runs are compared by."""
 
-import json
+import math
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from flowerpress.apps.results import read_rounds
+from flowerpress.jsons import loads
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Outcome:
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """Read what a finished run left in its folder; ConfigError if there is none."""
+        """Read what a finished run left in its folder; ConfigError if there is none, ChunkError if it is damaged."""
         rounds = read_rounds(folder)
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = loads(folder / "summary.json")
         return cls(
             accuracy=[row["accuracy"] for row in rounds if "accuracy" in row],
             loss=[row["loss"] for row in rounds if "loss" in row],
@@ -52,3 +53,9 @@ class Outcome:
             coding_seconds=summary["encode-seconds"] + summary["decode-seconds"],
             failures=summary["failures"],
         )
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> Self:
+        """Return what was written as JSON, where a figure that is not finite is null: it is NaN here."""
+        lists = {name: [math.nan if x is None else x for x in values[name]] for name in ("accuracy", "loss")}
+        return cls(**{**values, **lists})

@@ -1,14 +1,14 @@
 """The results of a run for a person: a table, and plots of accuracy and bytes."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from flowerpress.apps import traffic
-from flowerpress.apps.results import read_rounds
-from flowerpress.errors import ConfigError
+from flowerpress.apps.results import read_rounds, with_nan
+from flowerpress.errors import ChunkError, ConfigError
+from flowerpress.jsons import loads
 
 _PLOTTED = {
     "accuracy": ("accuracy on held-out images (%)", 100.0),
@@ -17,11 +17,11 @@ _PLOTTED = {
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    """Return a finished run's summary; ConfigError if there is none."""
+    """Return a finished run's summary; ConfigError if there is none, ChunkError if it is damaged."""
     path = folder / "summary.json"
     if not path.is_file():
         raise ConfigError(f"expected the results of a finished run in {folder}, found no summary.json")
-    return json.loads(path.read_text())  # type: ignore[no-any-return]
+    return with_nan(loads(path))
 
 
 def table(folder: Path) -> Table:
@@ -62,6 +62,8 @@ def plot(folder: Path) -> Path:
     if picture.is_for(folder):
         return picture.draw(folder)
     rounds = read_rounds(folder)
+    if not rounds:
+        raise ChunkError(f"expected the rounds of a run in {folder}, found an empty metrics.jsonl; run it again")
     name = "accuracy" if "accuracy" in rounds[-1] else "loss"
     title, unit = _PLOTTED[name]
     found = [unit * row[name] for row in rounds]

@@ -3,10 +3,10 @@
 ``metrics.jsonl`` has one object per round: accuracy and loss of the global model, the bytes of all Flower objects
 (``down-object-bytes``, ``up-object-bytes``), and the exchanges of that round, with bytes of array data and seconds per
 node; stock Flower has none, and its array data is counted on its grid. ``summary.json`` has the sums, ``model.fpb`` the
-final model as a bundle.
+final model as a bundle. A figure that is not finite is null in both files, and NaN where it is read.
 """
 
-import json
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from flowerpress.apps.config import EXTRACT, Config
 from flowerpress.chunks.pack import save
 from flowerpress.errors import ConfigError
 from flowerpress.federation.metrics import Exchange
+from flowerpress.jsons import dumps, parsed
 from flowerpress.wire import KEY, press
 
 _FIGURES = ("accuracy", "loss", "rate", "distortion", "images", "of")
@@ -79,7 +80,7 @@ class Results:
             **totals(rounds),
             "config": vars(self._config),
         }
-        (self._folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        (self._folder / "summary.json").write_text(dumps(summary, indent=2) + "\n")
 
     def _described(self) -> dict[str, Any]:
         """Return what was run."""
@@ -91,7 +92,7 @@ class Results:
 
     def _go_on(self, folder: Path, done: int) -> None:
         rows = [row for row in read_rounds(folder) if row["round"] <= done]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "metrics.jsonl").write_text("".join(dumps(row) + "\n" for row in rows))
         if rows:
             self.last, self._started = rows[-1]["round"], self._started - rows[-1]["seconds"]
 
@@ -108,7 +109,7 @@ class Results:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             with (self._folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(dumps(row) + "\n")
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -117,9 +118,27 @@ def totals(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    """Return the rounds of a run that were written so far; ConfigError if the folder has none."""
+    """Return the rounds of a run that were written so far.
+
+    ConfigError if the folder has no ``metrics.jsonl``; ChunkError for a line of it that is damaged.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise ConfigError(f"expected the results of a run in {folder}, found no metrics.jsonl")
-    lines = path.read_text().split("\n")[:-1]  # a last line without its end is still being written
-    return [json.loads(line) for line in lines]
+    lines = path.read_bytes().split(b"\n")[:-1]  # a last line without its end is still being written
+    return [with_nan(parsed(line, f"{path}, line {number}")) for number, line in enumerate(lines, start=1)]
+
+
+def last_round(folder: Path) -> int:
+    """Return the last round that was written so far, -1 if there is none."""
+    rounds = read_rounds(folder) if (folder / "metrics.jsonl").is_file() else []
+    return int(rounds[-1]["round"]) if rounds else -1
+
+
+def with_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a round, or a summary, in which the figures that are null are NaN.
+
+    >>> with_nan({"round": 1, "loss": None})
+    {'round': 1, 'loss': nan}
+    """
+    return {name: math.nan if value is None and name in _FIGURES else value for name, value in row.items()}

@@ -15,7 +15,8 @@ from flowerpress.apps.data import test_images
 from flowerpress.apps.extract import gather
 from flowerpress.apps.jobs import job_for
 from flowerpress.apps.ordered import OrderedGrid
-from flowerpress.apps.results import Results
+from flowerpress.apps.results import Results, last_round
+from flowerpress.arrays.places import sync
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
 from flowerpress.federation.restore import Dtypes
@@ -39,6 +40,8 @@ def main(grid: Grid, context: Context) -> None:
     strategy = _strategy(config)
     kept = Checkpointed(strategy, config.checkpoints, resume=config.resume) if config.checkpoints else None
     done = kept.done if kept and kept.resumed else -1
+    if kept and config.resume and not kept.resumed:
+        _check_nothing_is_lost(kept, config)
     if press_grid and done < 1:
         initial = _first_of(press_grid, initial, config.first)
     results = Results(config, press_grid.exchanges if press_grid else [], counting.counts, done)
@@ -62,6 +65,20 @@ def main(grid: Grid, context: Context) -> None:
     final = dtypes.restore("arrays", result.arrays)
     job.finish(final.to_torch_state_dict(), Path(config.output_dir))
     results.finish(final)
+
+
+def _check_nothing_is_lost(kept: Checkpointed, config: Config) -> None:
+    """Raise ConfigError for a run with rounds that is resumed where none were ever kept: another place was meant.
+
+    Where something is, if no round that is good, a run was stopped as it began: it begins again.
+    """
+    folder = Path(config.output_dir)
+    had = last_round(folder) if config.output_dir else 0
+    if had > 0 and sync(kept.checkpoints.where.is_empty()):
+        raise ConfigError(
+            f"run config: expected the checkpoints of {folder}, which has rounds up to {had}, found nothing in "
+            f"{config.checkpoints}; name where they are (--checkpoints takes what has a {folder.name} in it)"
+        )
 
 
 def _first_of(grid: PressGrid, initial: ArrayRecord, first: str) -> ArrayRecord:

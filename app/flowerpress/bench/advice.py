@@ -56,9 +56,11 @@ def advice(chosen: Mapping[str, Mapping[str, Measured]], error: float, raw_bytes
 
 
 def check_picture(path: Path) -> None:
-    """Raise ConfigError for a picture of a kind that is not drawn."""
+    """Raise ConfigError for a picture of a kind that is not drawn, or in a folder that is not there."""
     if path.suffix not in _PICTURES:
         raise ConfigError(f"{path}: expected a picture that ends in {', '.join(_PICTURES)}")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 def draw(found: Sequence[Measured], title: str, path: Path) -> None:

@@ -136,16 +136,24 @@ def _quickest(found: Sequence[Measured], speed: float) -> Measured:
 
 
 def _error(sample: Sample, decoded: dict[str, Host]) -> float:
-    """Return the relative L2 error; what is not finite, which is always coded exactly, is left out."""
+    """Return the relative L2 error; what is not finite, here or in the base, is always coded exactly and left out."""
     lost = given = 0.0
     for key, x in sample.arrays.items():
         if is_float(dtype_name(x)):
-            base = sample.bases.get(key)
-            lost += _energy(x, decoded[key])
-            given += _energy(x, np.zeros((), x.dtype) if base is None else base)
-    return math.sqrt(lost / given) if given else float(lost > 0)
+            base = sample.bases.get(key, np.zeros((), x.dtype))
+            finite = _finite(x) & _finite(base)
+            lost = math.hypot(lost, _distance(x, decoded[key], finite))
+            given = math.hypot(given, _distance(x, base, finite))
+    return lost / given if given else float(lost != 0)
 
 
-def _energy(x: Host, y: Host) -> float:
-    with np.errstate(invalid="ignore"):
-        return float(np.nansum((x.astype(np.float64) - y.astype(np.float64)) ** 2))
+def _finite(x: Host) -> Host:
+    return np.isfinite(x.astype(np.float64))
+
+
+def _distance(x: Host, y: Host, where: Host) -> float:
+    """Return the L2 norm of a difference, whose squares may be larger than any float."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(x.astype(np.float64) - y.astype(np.float64))[where]
+        largest = float(difference.max(initial=0))
+        return largest * float(np.linalg.norm(difference / largest)) if largest else 0.0

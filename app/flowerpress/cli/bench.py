@@ -1,6 +1,6 @@
 """``flowerpress bench``: codecs on a checkpoint of one's own."""
 
-import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from flowerpress.cli.shared import MODEL, AsFormat, Format, console, explain, progress
+from flowerpress.errors import ConfigError
+from flowerpress.jsons import dumps
 
 commands = typer.Typer()
 _OF_DIFFERENCES, _OF_WEIGHTS = 0.1, 0.01  # relative L2 errors
@@ -24,7 +26,7 @@ def bench(
         list[str] | None, typer.Option(help="A pipeline, policy or name beside those that are tried anyway.")
     ] = None,
     error: Annotated[
-        float | None, typer.Option(min=0, help="Relative L2 error that may be; 0.1 of differences, 0.01 of weights.")
+        float | None, typer.Option(help="Relative L2 error that may be, above 0; 0.1 of differences, 0.01 of weights.")
     ] = None,
     sample: Annotated[float, typer.Option(min=1, help="MB of a larger checkpoint to measure with.")] = 256,
     plot: Annotated[Path | None, typer.Option(help="Where to draw size, error and seconds: .png, .svg, .pdf.")] = None,
@@ -53,6 +55,10 @@ def bench(
         advice.check_picture(plot)
     differences = base is not None
     error = (_OF_DIFFERENCES if differences else _OF_WEIGHTS) if error is None else error
+    if not 0 < error < math.inf:
+        raise ConfigError(f"--error: expected a number above 0, found {error}; what loses nothing is shown anyway")
+    if not math.isfinite(sample * 1e6):
+        raise ConfigError(f"--sample: expected a number of MB, found {sample}")
     tried = measure.candidates(error, codec or [], differences=differences)
     part = sampled(arrays_of_file(file), arrays_of_file(base) if base else {}, int(sample * 1e6))
     found = [measure.measured(text, part) for text in progress(tried, "measuring")]
@@ -63,7 +69,7 @@ def bench(
     if output is Format.JSON:
         rows = [asdict(one) for one in found]
         names = {link: {need: one.pipeline for need, one in by_need.items()} for link, by_need in chosen.items()}
-        print(json.dumps({"file": str(file), "error": error, "pipelines": rows, "recommended": names}))
+        print(dumps({"file": str(file), "error": error, "pipelines": rows, "recommended": names}))
         return
     console.print(advice.costs(found, title))
     console.print(advice.advice(chosen, error, part.of))

@@ -1,6 +1,7 @@
 """``flowerpress inspect``, ``press`` and ``unpress``: files of models."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,15 @@ from flowerpress.cli.shared import MODEL, AsFormat, Format, console, explain, sa
 from flowerpress.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flowerpress.arrays.files import Arrays
+    from flowerpress.chunks.bundle import Bundle
+    from flowerpress.codecs.base import Spec
 
 commands = typer.Typer()
+
+_OTHERS = (".safetensors", ".npz", ".pt", ".pth")  # kinds of model files that are no bundles
 
 
 @commands.command()
@@ -28,6 +35,8 @@ def inspect(
     """Print what a bundle holds: its arrays, how each was coded, and what it takes; checks every chunk."""
     from flowerpress.chunks.bundle import Bundle
 
+    for path in (file, base) if base else (file,):
+        _check_bundle(path)
     bundle = Bundle.open(file, bases=Bundle.open(base) if base else None)
     bundle.verify()
     rows = bundle.rows()
@@ -54,7 +63,10 @@ def press(
     source: Annotated[Path, typer.Argument(help=MODEL)],
     target: Annotated[Path, typer.Argument(help="The bundle to write, such as model.fpb.")],
     codec: Annotated[str, typer.Option(help="A pipeline, a policy or a name; zstd keeps every bit.")] = "zstd",
-    base: Annotated[Path | None, typer.Option(help="A model that the reader has, for codecs of differences.")] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(help="A model that the reader has, for codecs of differences; keep it: no other will do."),
+    ] = None,
     output: AsFormat = Format.TABLE,
 ) -> None:
     """Compress a model into a bundle.
@@ -63,8 +75,9 @@ def press(
 
     flowerpress press after.pt update.fpb --base before.pt --codec small
 
-    What was pressed against a base is unpressed with it. "flowerpress bench" says
-    which codec to take, and "flowerpress inspect" what came of each array.
+    What was pressed against a base is unpressed with it: the bundle does not say
+    which one that was. "flowerpress bench" says which codec to take, and
+    "flowerpress inspect" what came of each array.
     """
     from flowerpress.arrays.files import arrays_of_file
     from flowerpress.chunks.pack import pack, save
@@ -81,7 +94,13 @@ def press(
 def unpress(
     source: Annotated[Path, typer.Argument(help=MODEL)],
     target: Annotated[Path, typer.Argument(help="What to write: .safetensors, .npz, .pt, or .fpb.")],
-    base: Annotated[Path | None, typer.Option(help="The model that a bundle was pressed against.")] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model that a bundle was pressed against. Give that very one: from another of the same names, "
+            "dtypes and shapes comes a wrong model, and no error, as bundles do not say what their base was."
+        ),
+    ] = None,
     output: AsFormat = Format.TABLE,
 ) -> None:
     """Write a bundle, or the last model in a folder of checkpoints, as an ordinary model file.
@@ -90,14 +109,55 @@ def unpress(
 
     flowerpress unpress runs/<id>/checkpoints model.pt
     """
-    from flowerpress.arrays.files import arrays_of_file, arrays_to_file
+    from flowerpress.arrays.files import arrays_of_file, arrays_to_file, check_suffix
     from flowerpress.chunks.bundle import Bundle
 
-    bases = arrays_of_file(base) if base else None
-    arrays = Bundle.open(source, bases=bases) if bases else arrays_of_file(source)
+    check_suffix(target)  # now, and not when all is decoded
+    if base:
+        _check_bundle(source)
+    bases = arrays_of_file(base) if base else {}
+    arrays = Bundle.open(source, bases=bases) if base else arrays_of_file(source)
+    if isinstance(arrays, Bundle) and (key := _without_base(arrays, bases)) is not None:
+        none = f"none like it in {base}" if base else "none"
+        raise ConfigError(
+            f"{source}: expected a reference for array {key!r}, found {none}; give the model that it was pressed "
+            f"against with --base"
+        )
     found = {key: arrays[key] for key in arrays}
     arrays_to_file(found, target)
     _written(target, found, output)
+
+
+def _check_bundle(path: Path) -> None:
+    """Raise ConfigError for what is not there, or a model file of another kind, lest it be called a damaged bundle."""
+    if not path.is_file() or path.suffix in _OTHERS:
+        found = f"a {path.suffix} file" if path.is_file() else "none there"
+        raise ConfigError(f"{path}: expected a bundle, as flowerpress press makes of model files, found {found}")
+
+
+def _without_base(bundle: "Bundle", bases: "Arrays") -> str | None:
+    """Return the name of an array whose reference, which it cannot be decoded without, is not there; or None."""
+    from flowerpress.chunks.bundle import Bundle
+    from flowerpress.codecs.base import Spec
+
+    for spec in _differences(bundle):
+        key = spec.key
+        if key not in bases or spec != (bases.spec(key) if isinstance(bases, Bundle) else Spec.of(bases[key], key)):
+            return key
+    return None
+
+
+def _differences(bundle: "Bundle") -> "Iterator[Spec]":
+    """Yield what is known of arrays of which a codec takes the difference to a reference."""
+    import numpy as np
+
+    from flowerpress.codecs.dtypes import numpy_dtype
+
+    for chunk in bundle.layout.chunks:
+        spec, pipeline = bundle.layout.elements(chunk), bundle.layout.pipelines[chunk.pipeline]
+        base = np.broadcast_to(np.zeros((), numpy_dtype(spec.dtype)), spec.shape)
+        if pipeline.refuses(spec) and not pipeline.refuses(replace(spec, base=base)):
+            yield from (bundle.layout.specs[i] for i in chunk.arrays)
 
 
 def _written(target: Path, arrays: "Arrays", output: Format) -> None:

@@ -1,6 +1,5 @@
 """``flowerpress run``, ``resume``, ``compare`` and ``plot``: runs of the app, and what came of them."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +8,7 @@ import typer
 from flowerpress.cli.shared import AsFormat, Format, RunConfig, console, explain, say
 from flowerpress.deployment.connection import Connection
 from flowerpress.errors import ConfigError
+from flowerpress.jsons import dumps
 
 _CLIENTS = 10
 App = Annotated[Path, typer.Argument(help="Folder of the Flower app.")]
@@ -48,9 +48,9 @@ def run(
     if connection and clients:
         raise ConfigError("expected no --clients beside --connection: the SuperNodes there are the clients")
     folder = launch.new_folder(runs)
-    asked = None if connection else clients or _CLIENTS
-    clients, text = launch.prepared(app_folder, folder, asked, run_config or [], checkpoints=checkpoints)
-    _train(app_folder, folder, clients, text, connection, output)
+    simulated = None if connection else clients or _CLIENTS
+    asked = launch.prepared(app_folder, folder, simulated, run_config or [], checkpoints=checkpoints)
+    _train(app_folder, folder, asked, connection, output)
 
 
 @commands.command()
@@ -67,34 +67,36 @@ def resume(
 
     flowerpress resume runs/<id> -c num-server-rounds=20
 
-    Results are added to those in its folder.
+    Results are added to those in its folder. If nothing can be gone on with,
+    what is there stays, and what was asked for now is forgotten.
     """
     from flowerpress.apps import launch
 
-    clients, text = launch.prepared(app_folder, folder, None, run_config or [], resume=True, checkpoints=checkpoints)
-    _train(app_folder, folder.resolve(), clients, text, connection, output)
+    asked = launch.prepared(app_folder, folder, None, run_config or [], resume=True, checkpoints=checkpoints)
+    _train(app_folder, folder.resolve(), asked, connection, output)
 
 
-def _train(app: Path, folder: Path, clients: int | None, run_config: str, connection: str, output: Format) -> None:
+def _train(app: Path, folder: Path, asked: tuple[int | None, str, str], connection: str, output: Format) -> None:
     """Run the app, on a SuperLink or in the simulation engine, and show what comes of it."""
     from flowerpress.apps import launch, report
 
     quiet, app = output is Format.JSON, app.resolve()
+    clients, text, note = asked
 
     def on_round(row: dict[str, Any]) -> None:
         if not quiet:
             console.print(report.line(row), markup=False)
 
     if connection:
-        launch.submit(Connection.of_user(connection), app, folder, run_config=run_config, on_round=on_round)
+        launch.submit(Connection.of_user(connection), app, folder, run_config=text, on_round=on_round, note=note)
     else:
         clients = clients or _CLIENTS  # a run that began on SuperNodes has none
         if not quiet:
             console.print(f"{clients} clients in Flower's simulation engine; the engine takes half a minute to start")
-        launch.simulate(app, folder, clients=clients, run_config=run_config, on_round=on_round)
+        launch.simulate(app, folder, clients=clients, run_config=text, on_round=on_round, note=note)
     report.pictures(folder)
     if quiet:
-        print(json.dumps({"folder": str(folder), **report.summary_of(folder)}))
+        print(dumps({"folder": str(folder), **report.summary_of(folder)}))
     else:
         console.print(report.table(folder))
         console.print(f"metrics, model and plots are in {folder}")
@@ -124,7 +126,8 @@ def compare(
 
     The first one is what the others are compared with. The table has the mean
     difference in accuracy with its 95% interval over seeds, and the bytes of
-    all that Flower sends. "flowerpress plot FOLDER" draws the plot again.
+    all that Flower sends. "flowerpress plot FOLDER" draws the plot again. A
+    figure that is not finite is null in JSON.
     """
     from flowerpress.apps import compare as comparing
     from flowerpress.apps import contrast, launch, runconfig
@@ -132,6 +135,7 @@ def compare(
     quiet, folder = output is Format.JSON, launch.new_folder(runs)
     known = runconfig.defaults(app_folder)
     config = {**known, **runconfig.changes(run_config or [], known)}
+    comparing.check(config)
     comparison = comparing.Comparison(
         contenders=pipelines,
         seeds=list(comparing.seeds_from(config["seed"], seeds)),
@@ -147,7 +151,7 @@ def compare(
     )
     contrast.plot(comparison, folder)
     if quiet:
-        print(json.dumps({"folder": str(folder), "pipelines": contrast.rows(comparison)}))
+        print(dumps({"folder": str(folder), "pipelines": contrast.rows(comparison)}))
     else:
         console.print(contrast.table(comparison))
         console.print(f"results and plot are in {folder}")

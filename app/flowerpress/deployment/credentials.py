@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import (
@@ -58,15 +59,20 @@ class Credentials:
         nodes : int
             How many SuperNodes have a key and a secret.
         days : int
-            How long the server's certificate is valid; the authority's is for ten years.
+            How long the server's certificate is valid: at most ten years, as the authority's is.
 
         Raises
         ------
         ConfigError
-            Without hosts, or for a certificate that would be valid for less than a day.
+            Without hosts, for a host that no certificate can name, for a certificate that would be valid for less than
+            a day or longer than its authority's, or for an authority in the folder that cannot be read.
         """
         if not hosts or days < 1:
             raise ConfigError(f"expected hosts, and certificates of a day or more, found {list(hosts)} and {days} days")
+        if days > _CA_DAYS:
+            raise ConfigError(f"expected at most {_CA_DAYS} days, those of the authority's certificate, found {days}")
+        for host in hosts:
+            _name(host)  # now, and not when there is a folder
         found = cls(folder)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found.issue(hosts, datetime.now(UTC) + timedelta(days=days))
@@ -148,10 +154,17 @@ class Credentials:
             )
             self.ca.write_bytes(made.public_bytes(Encoding.PEM))
             _write(ca_key, _pem(key))
-        found = load_pem_private_key(ca_key.read_bytes(), password=None)
+        try:
+            found = load_pem_private_key(ca_key.read_bytes(), password=None)
+            certificate = x509.load_pem_x509_certificate(self.ca.read_bytes())
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a password
+            raise ConfigError(
+                f"{ca_key}, {self.ca.name}: expected the authority that was made here, found none that can be read: "
+                f"{error}; restore both files, or remove them for another authority"
+            ) from error
         if not isinstance(found, EllipticCurvePrivateKey):
             raise ConfigError(f"{ca_key}: expected the key that was made here, found another kind")
-        return found, x509.load_pem_x509_certificate(self.ca.read_bytes())
+        return found, certificate
 
 
 def _certificate(
@@ -176,6 +189,8 @@ def _name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        if not host or not host.isascii():
+            raise ConfigError(f"expected hosts by address, or by name in ASCII (xn--…), found {host!r}") from None
         return x509.DNSName(host)
 
 

@@ -48,6 +48,8 @@ _NAMING = (
     "temp",
     "trial",
 )
+_TEXTS = ("ssl_model", "model_path")
+_COUNTS = ("feat_dim", "batch_size_train", "batch_size_valid", "num_workers")
 _WARM_ABOVE = 256  # images per batch in training
 _PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     "v5": {  # Nenya's encoder of MODIS sea surface temperatures, 64x64 pixels
@@ -148,12 +150,14 @@ def option_preprocess(opt: Params) -> Params:
     Raises
     ------
     ConfigError
-        If an option that names the folders is missing, or ``nenya_data`` is set and ``data_folder`` is not.
+        If an option that names the folders is missing, ``nenya_data`` is set and ``data_folder`` is not, or an option
+        has the wrong kind of value, such as a text for a number.
     """
+    _check(opt)
     if getattr(opt, "nenya_data", None) and getattr(opt, "data_folder", None) is None:
         raise ConfigError("options: expected data_folder beside nenya_data=true")
     if isinstance(epochs := getattr(opt, "lr_decay_epochs", None), str):
-        opt.lr_decay_epochs = [int(epoch) for epoch in epochs.split(",")]
+        opt.lr_decay_epochs = _whole_numbers(epochs)
     if all(getattr(opt, name, None) is not None for name in ("model_folder", "latents_folder")):
         return opt
     if missing := [name for name in _NAMING if getattr(opt, name, None) is None]:
@@ -167,6 +171,32 @@ def option_preprocess(opt: Params) -> Params:
     opt.model_folder = f"models/{opt.model_root}/{opt.model_name}"
     opt.latents_folder = f"latents/{opt.model_root}/{opt.model_name}"
     return opt
+
+
+def _check(opt: Params) -> None:
+    """Raise ConfigError for options of the wrong kind; those that are missing or null have their defaults."""
+    for names, fits, wanted in ((_TEXTS, _is_text, "a text"), (_COUNTS, _is_count, "a whole number, 0 or more")):
+        for name in names:
+            if (value := getattr(opt, name, None)) is not None and not fits(value):
+                raise ConfigError(f"options: expected {name}, {wanted}, found {value!r}")
+    module, colon, function = (getattr(opt, "ssl_model", None) or "").partition(":")
+    if colon and not all(part.isidentifier() for part in (*module.split("."), function)):
+        raise ConfigError(f"options: expected ssl_model as 'package.module:factory', found {opt.ssl_model!r}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0  # true is no number
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"options: expected lr_decay_epochs, such as '700, 800, 900', found {text!r}") from error
 
 
 def load_opt(name: str) -> tuple[Params, str]:
