@@ -1,6 +1,5 @@
 """Models that both ends hold before a run: files that were added on both, and models that clients make themselves."""
 
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -349,10 +348,3 @@ def test_arrays_that_are_no_numbers(tmp_path: Path) -> None:
     np.savez(tmp_path / "model.npz", w=np.array(["text"]))
     with pytest.raises(ConfigError, match="cannot be coded"):
         Store().seed(arrays_of_file(tmp_path / "model.npz"))
-
-
-def test_safetensors_may_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(tmp_path, ".safetensors")
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ConfigError, match="pip install safetensors"):
-        arrays_of_file(path)

@@ -61,7 +61,7 @@ def keys(
     folder: Annotated[Path, typer.Argument(help="Where they go; what is there is kept.")],
     host: Annotated[list[str], typer.Option(help="A name or address by which SuperNodes reach the SuperLink.")],
     nodes: Annotated[int, typer.Option(min=0, help="SuperNodes that have keys.")] = 0,
-    days: Annotated[int, typer.Option(min=1, help="How long the SuperLink's certificate is valid.")] = 365,
+    days: Annotated[int, typer.Option(min=1, help="How long the SuperLink's certificate is valid, up to 3650.")] = 365,
     output: AsFormat = Format.TABLE,
 ) -> None:
     """Make a certificate authority, the SuperLink's certificate, the secret of its programs, and keys of SuperNodes.
