@@ -147,7 +147,7 @@ def test_press_and_unpress_say_what_is_wrong(bundle: Path) -> None:
     for arguments, code, said in (
         (["press", model, "x.npz"], 2, "expected a bundle to write"),
         (["press", model, str(bundle.with_name("x.fpb")), "--codec", "zst"], 2, "no codec is called 'zst'"),
-        (["press", model, str(bundle.parent / "no" / "x.fpb")], 2, "No such file"),
+        (["press", model, str(bundle.parent / "no" / "x.fpb")], 2, "make it first"),
         (["unpress", model, str(bundle.with_suffix(".onnx"))], 2, "expected a file that ends in"),
         (["unpress", str(bad), str(bundle.with_suffix(".npz"))], 3, "bundle"),
     ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowerpress.apps.gathered import ZARR
-from flowerpress.arrays.files import arrays_to_file, check_suffix
+from flowerpress.arrays.files import arrays_to_file, check_target
 from flowerpress.errors import ConfigError
 from flowerpress.latent_codecs.weights import MODELS, SCALE, VIT, install
 
@@ -82,7 +82,7 @@ def train_codec(
     from flowerpress.apps.classify import device
     from flowerpress.latent_codecs.training import Aim, finish, measure, train
 
-    check_suffix(target)  # now, and not when the codec is trained
+    check_target(target)  # now, and not when the codec is trained
     features = torch.from_numpy(_features(source))
     features = features[:, None] if training.model == SCALE else features  # planes have one channel
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(training.seed))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowerpress.apps.results import read_rounds
 from flowerpress.apps.runconfig import as_text, changes, defaults
@@ -19,10 +19,18 @@ _NOTE, _SUMMARY, _ROUNDS = "asked.json", "summary.json", "metrics.jsonl"
 _POLL, _ASK = 0.5, 60.0  # seconds; asking for the status takes two seconds of a processor's time
 
 
+class Asked(NamedTuple):
+    """What a run was asked for: simulated clients, if any, ``key=value`` pairs, and a note that `submit` keeps."""
+
+    clients: int | None
+    run_config: str
+    note: str
+
+
 def prepared(
     app: Path, folder: Path, clients: int | None, run_config: list[str], *, resume: bool = False, checkpoints: str = ""
-) -> tuple[int | None, str, str]:
-    """Return the simulated clients, if any, the ``key=value`` pairs of a run, and a note of both for `submit` to keep.
+) -> Asked:
+    """Return what a run was asked for, in words of the app, and the note by which it is resumed.
 
     Its checkpoints are in the folder, or in a place of its name below ``checkpoints``, a folder or a URL.
 
@@ -46,7 +54,7 @@ def prepared(
         raise ConfigError(f"expected a folder for the results that can be written, found {folder}: {error}") from error
     if "checkpoints" in known:
         found = {"checkpoints": str(folder / "checkpoints"), **found, "resume": resume}
-    return clients, as_text(found), dumps({"clients": clients, "run-config": run_config}) + "\n"
+    return Asked(clients, as_text(found), dumps({"clients": clients, "run-config": run_config}) + "\n")
 
 
 def _absolute(place: str) -> str:

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from flowerpress.arrays.average import sum_dtype
 from flowerpress.arrays.lazy import NestedSequenceAggregator, SequenceAggregator
 from flowerpress.codecs.both import Both
-from flowerpress.codecs.dtypes import cast, dtype_name, is_torch
+from flowerpress.codecs.dtypes import cast, dtype_name, is_torch, sum_dtype
 from flowerpress.errors import ConfigError
 
 Chunks = Generator[Both, None, None]

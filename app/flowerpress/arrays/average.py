@@ -14,7 +14,7 @@ import numpy as np
 from flowerpress.arrays.group import Group, Writer
 from flowerpress.chunks.bundle import Bundle
 from flowerpress.codecs.base import Spec
-from flowerpress.codecs.dtypes import Host, cast, is_float, numpy_dtype
+from flowerpress.codecs.dtypes import Host, cast, is_complex, is_float, numpy_dtype, sum_dtype
 from flowerpress.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,20 +64,6 @@ def average(where: "StorePath", models: Sequence[tuple[float, Model]]) -> Group:
             writer.put(array, _sum(models, key, start, stop).astype(numpy_dtype(kind)), start)
     writer.finish()
     return Group(where)
-
-
-def is_complex(dtype: str) -> bool:
-    """Tell whether elements have an imaginary part."""
-    return dtype.startswith("complex")
-
-
-def sum_dtype(dtype: str) -> str:
-    """Return what elements of a type are summed in.
-
-    >>> sum_dtype("bfloat16"), sum_dtype("complex64")
-    ('float64', 'complex128')
-    """
-    return "complex128" if is_complex(dtype) else "float64"
 
 
 def _sum(models: Sequence[tuple[float, Model]], key: str, start: int, stop: int) -> Host:

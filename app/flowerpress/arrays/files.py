@@ -45,11 +45,21 @@ def arrays_of_file(path: Path) -> Arrays:
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ConfigError for a file of a kind that is not known here, or in a folder that is not there."""
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"{path}: expected a file that ends in {', '.join(_FORMATS)}")
+    """Raise ConfigError for a file of a kind that is not known here."""
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: expected a file that ends in {', '.join(SUFFIXES)}")
+
+
+def check_folder(path: Path) -> None:
+    """Raise ConfigError for a file in a folder that is not there."""
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+
+
+def check_target(path: Path) -> None:
+    """Raise ConfigError for a file that `arrays_to_file` cannot write, as far as that is known before."""
+    check_suffix(path)
+    check_folder(path)
 
 
 def arrays_to_file(arrays: Arrays, path: Path) -> None:
@@ -58,7 +68,7 @@ def arrays_to_file(arrays: Arrays, path: Path) -> None:
     npz knows no bfloat16 and no float8, safetensors no complex128, and it sorts arrays. Raises ConfigError for what a
     format cannot hold, and for other suffixes.
     """
-    check_suffix(path)
+    check_target(path)
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         _FORMATS[path.suffix][1](arrays, unfinished)
@@ -148,3 +158,4 @@ _FORMATS: dict[str, _Format] = {
     ".pt": (_of_torch, _to_torch),
     ".pth": (_of_torch, _to_torch),
 }
+SUFFIXES = tuple(_FORMATS)  # a bundle's is the first

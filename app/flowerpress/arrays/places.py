@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Where: TypeAlias = "str | Path | StoreLike"  # a folder, a URL, or a place in a store
 _PATIENCE = 60.0  # seconds
-_METADATA = ("zarr.json", ".zarray", ".zgroup")  # of Zarr 3, and of arrays and groups of Zarr 2
+METADATA = ("zarr.json", ".zarray", ".zgroup")  # of Zarr 3, and of arrays and groups of Zarr 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Folder:
     def check(self, *, overwrite: bool) -> None:
         """Raise FileExistsError if something is here that is not to be replaced."""
         if self._is_taken():
-            _check_taken(str(self), any((self.path / name).is_file() for name in _METADATA), overwrite)
+            _check_taken(str(self), any((self.path / name).is_file() for name in METADATA), overwrite)
 
     def beside(self) -> Path:
         """Return a new hidden folder on the same file system."""
@@ -79,7 +79,7 @@ class Prefix:
         """Raise FileExistsError if something is here that is not to be replaced; ConfigError if nothing can be."""
         check_writable(self.where)
         if found := sync(self._some()):
-            _check_taken(str(self), not found.isdisjoint(_METADATA), overwrite)
+            _check_taken(str(self), not found.isdisjoint(METADATA), overwrite)
 
     def beside(self) -> Path:
         """Return a new folder."""
@@ -98,7 +98,7 @@ class Prefix:
 
     async def _some(self) -> set[str]:
         """Return the metadata that are here, or else some key."""
-        found = {name for name in _METADATA if await (self.where / name).exists()}
+        found = {name for name in METADATA if await (self.where / name).exists()}
         async for key in self.where.store.list_prefix(f"{self.where.path}/" if self.where.path else ""):
             return found | {key}
         return found
@@ -107,7 +107,7 @@ class Prefix:
         if await self._some():
             await self.where.delete_dir()
         files = [Path(root) / name for root, _, names in walk(folder) for name in names]
-        for file in sorted(files, key=lambda file: file.name in _METADATA):
+        for file in sorted(files, key=lambda file: file.name in METADATA):
             await (self.where / file.relative_to(folder).as_posix()).set(buffer(file.read_bytes()))
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from flowerpress.arrays.places import METADATA
 from flowerpress.errors import ChunkError
 
 if TYPE_CHECKING:
     from zarr.storage import StorePath
 
 Seal = tuple[int, str]  # bytes and XXH3-128 of a file
-_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")  # of Zarr 2 and 3, which Zarr looks for in turn
+_OPTIONAL = (*METADATA, ".zattrs")  # which Zarr looks for in turn
 
 
 def recording(folder: "StorePath", files: dict[str, Seal]) -> Any:  # noqa: ANN401 - a Zarr store
@@ -93,7 +94,7 @@ def _classes() -> tuple[Any, Any, Any]:
     class Whole(WrapperStore[Any]):
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:  # noqa: ANN401
             found = await self._store.get(key, prototype, byte_range)
-            if found is None and not key.endswith(_METADATA):
+            if found is None and not key.endswith(_OPTIONAL):
                 raise ChunkError(f"{self._store}/{key}: expected a chunk, it is gone")
             return found
 

@@ -7,6 +7,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from flowerpress.arrays.files import check_folder
 from flowerpress.bench.measure import EXACT, FEEDBACK, LINKS, WITHIN, Measured
 from flowerpress.errors import ConfigError
 
@@ -59,8 +60,7 @@ def check_picture(path: Path) -> None:
     """Raise ConfigError for a picture of a kind that is not drawn, or in a folder that is not there."""
     if path.suffix not in _PICTURES:
         raise ConfigError(f"{path}: expected a picture that ends in {', '.join(_PICTURES)}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+    check_folder(path)
 
 
 def draw(found: Sequence[Measured], title: str, path: Path) -> None:

@@ -121,6 +121,11 @@ class Layout:
         joined = Spec.join([self.specs[i] for i in chunk.arrays])
         return joined.cut(chunk.start, chunk.stop)
 
+    def differences(self) -> tuple[Spec, ...]:
+        """Return the arrays that cannot be decoded without a reference."""
+        chunks = (chunk for chunk in self.chunks if self.pipelines[chunk.pipeline].refuses(self.elements(chunk)))
+        return tuple(self.specs[i] for i in sorted({i for chunk in chunks for i in chunk.arrays}))
+
 
 def decode(data: Buffer) -> Manifest:
     """Return what the bytes of a manifest say, which `check` has still to check; ChunkError if they are none.

@@ -1,12 +1,12 @@
 """``flowerpress train-codec``: learned codecs of features."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flowerpress.cli.shared import AsFormat, Format, console, explain
+from flowerpress.jsons import dumps
 
 commands = typer.Typer()
 
@@ -60,7 +60,7 @@ def train_codec(
         lambda epoch, loss: None if quiet else console.print(f"epoch {epoch + 1}: loss {loss:.4f}", markup=False),
     )
     if quiet:
-        print(json.dumps({"file": str(target), **vars(done)}))
+        print(dumps({"file": str(target), **vars(done)}))
         return
     console.print(
         f"{done.parameters:,} parameters; held-out features: {done.rate:.4f} bits per value, "

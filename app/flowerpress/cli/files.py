@@ -1,7 +1,6 @@
 """``flowerpress inspect``, ``press`` and ``unpress``: files of models."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +11,10 @@ from flowerpress.cli.shared import MODEL, AsFormat, Format, console, explain, sa
 from flowerpress.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flowerpress.arrays.files import Arrays
     from flowerpress.chunks.bundle import Bundle
-    from flowerpress.codecs.base import Spec
 
 commands = typer.Typer()
-
-_OTHERS = (".safetensors", ".npz", ".pt", ".pth")  # kinds of model files that are no bundles
 
 
 @commands.command()
@@ -79,11 +73,12 @@ def press(
     which one that was. "flowerpress bench" says which codec to take, and
     "flowerpress inspect" what came of each array.
     """
-    from flowerpress.arrays.files import arrays_of_file
+    from flowerpress.arrays.files import arrays_of_file, check_folder
     from flowerpress.chunks.pack import pack, save
 
     if target.suffix != ".fpb":
         raise ConfigError(f"{target}: expected a bundle to write, a file that ends in .fpb; unpress writes others")
+    check_folder(target)
     arrays = dict(arrays_of_file(source))
     save(target, pack(arrays, codec, bases=arrays_of_file(base) if base else None))
     _written(target, arrays, output)
@@ -109,10 +104,10 @@ def unpress(
 
     flowerpress unpress runs/<id>/checkpoints model.pt
     """
-    from flowerpress.arrays.files import arrays_of_file, arrays_to_file, check_suffix
+    from flowerpress.arrays.files import arrays_of_file, arrays_to_file, check_target
     from flowerpress.chunks.bundle import Bundle
 
-    check_suffix(target)  # now, and not when all is decoded
+    check_target(target)  # now, and not when all is decoded
     if base:
         _check_bundle(source)
     bases = arrays_of_file(base) if base else {}
@@ -130,7 +125,9 @@ def unpress(
 
 def _check_bundle(path: Path) -> None:
     """Raise ConfigError for what is not there, or a model file of another kind, lest it be called a damaged bundle."""
-    if not path.is_file() or path.suffix in _OTHERS:
+    from flowerpress.arrays.files import SUFFIXES
+
+    if not path.is_file() or path.suffix in SUFFIXES[1:]:
         found = f"a {path.suffix} file" if path.is_file() else "none there"
         raise ConfigError(f"{path}: expected a bundle, as flowerpress press makes of model files, found {found}")
 
@@ -140,24 +137,11 @@ def _without_base(bundle: "Bundle", bases: "Arrays") -> str | None:
     from flowerpress.chunks.bundle import Bundle
     from flowerpress.codecs.base import Spec
 
-    for spec in _differences(bundle):
+    for spec in bundle.layout.differences():
         key = spec.key
         if key not in bases or spec != (bases.spec(key) if isinstance(bases, Bundle) else Spec.of(bases[key], key)):
             return key
     return None
-
-
-def _differences(bundle: "Bundle") -> "Iterator[Spec]":
-    """Yield what is known of arrays of which a codec takes the difference to a reference."""
-    import numpy as np
-
-    from flowerpress.codecs.dtypes import numpy_dtype
-
-    for chunk in bundle.layout.chunks:
-        spec, pipeline = bundle.layout.elements(chunk), bundle.layout.pipelines[chunk.pipeline]
-        base = np.broadcast_to(np.zeros((), numpy_dtype(spec.dtype)), spec.shape)
-        if pipeline.refuses(spec) and not pipeline.refuses(replace(spec, base=base)):
-            yield from (bundle.layout.specs[i] for i in chunk.arrays)
 
 
 def _written(target: Path, arrays: "Arrays", output: Format) -> None:

@@ -1,7 +1,7 @@
 """``flowerpress run``, ``resume``, ``compare`` and ``plot``: runs of the app, and what came of them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ from flowerpress.cli.shared import AsFormat, Format, RunConfig, console, explain
 from flowerpress.deployment.connection import Connection
 from flowerpress.errors import ConfigError
 from flowerpress.jsons import dumps
+
+if TYPE_CHECKING:
+    from flowerpress.apps.launch import Asked
 
 _CLIENTS = 10
 App = Annotated[Path, typer.Argument(help="Folder of the Flower app.")]
@@ -76,24 +79,25 @@ def resume(
     _train(app_folder, folder.resolve(), asked, connection, output)
 
 
-def _train(app: Path, folder: Path, asked: tuple[int | None, str, str], connection: str, output: Format) -> None:
+def _train(app: Path, folder: Path, asked: "Asked", connection: str, output: Format) -> None:
     """Run the app, on a SuperLink or in the simulation engine, and show what comes of it."""
     from flowerpress.apps import launch, report
 
     quiet, app = output is Format.JSON, app.resolve()
-    clients, text, note = asked
 
     def on_round(row: dict[str, Any]) -> None:
         if not quiet:
             console.print(report.line(row), markup=False)
 
     if connection:
-        launch.submit(Connection.of_user(connection), app, folder, run_config=text, on_round=on_round, note=note)
+        launch.submit(
+            Connection.of_user(connection), app, folder, run_config=asked.run_config, on_round=on_round, note=asked.note
+        )
     else:
-        clients = clients or _CLIENTS  # a run that began on SuperNodes has none
+        clients = asked.clients or _CLIENTS  # a run that began on SuperNodes has none
         if not quiet:
             console.print(f"{clients} clients in Flower's simulation engine; the engine takes half a minute to start")
-        launch.simulate(app, folder, clients=clients, run_config=text, on_round=on_round, note=note)
+        launch.simulate(app, folder, clients=clients, run_config=asked.run_config, on_round=on_round, note=asked.note)
     report.pictures(folder)
     if quiet:
         print(dumps({"folder": str(folder), **report.summary_of(folder)}))

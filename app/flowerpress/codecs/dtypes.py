@@ -60,6 +60,20 @@ def is_extended(name: str) -> bool:
     return name in _EXTENDED
 
 
+def is_complex(name: str) -> bool:
+    """Tell whether ``name`` is a type whose elements have an imaginary part."""
+    return name.startswith("complex")
+
+
+def sum_dtype(name: str) -> str:
+    """Return the type in which elements of the type ``name`` are summed.
+
+    >>> sum_dtype("bfloat16"), sum_dtype("complex64")
+    ('float64', 'complex128')
+    """
+    return "complex128" if is_complex(name) else "float64"
+
+
 def smallest(name: str) -> float:
     """Return the smallest number above 0 of a float type."""
     return float(ml_dtypes.finfo(numpy_dtype(name)).smallest_subnormal)  # type: ignore[no-untyped-call]
@@ -132,6 +146,12 @@ def to_tensor(x: Host) -> "torch.Tensor":
 def all_finite(x: ArrayLike) -> bool:
     """Tell whether no element is NaN or infinite."""
     return bool(x.isfinite().all()) if is_torch(x) else bool(np.isfinite(x).all())
+
+
+def holds(name: str, value: float) -> bool:
+    """Tell whether the float type ``name`` has a finite number next to a value."""
+    with np.errstate(over="ignore"):
+        return all_finite(np.array(value).astype(numpy_dtype(name)))
 
 
 def cast(x: A, name: str) -> A:

@@ -25,9 +25,9 @@ from flowerpress.codecs import both
 from flowerpress.codecs.base import ArrayToArray, Spec, bounds, check_float, check_some, is_number
 from flowerpress.codecs.blas import one_thread
 from flowerpress.codecs.both import Both
-from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, numpy_dtype, to_host
+from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, cast, holds, numpy_dtype, to_host
 from flowerpress.codecs.levels import matrix
-from flowerpress.codecs.quantize import DEAD_ZONE, holds
+from flowerpress.codecs.quantize import DEAD_ZONE
 from flowerpress.codecs.raw import as_bytes
 from flowerpress.errors import ChunkError, ConfigError
 

@@ -18,7 +18,7 @@ import numpy as np
 from flowerpress.codecs import both
 from flowerpress.codecs.base import ArrayToArray, Spec, check_float, check_some, is_number
 from flowerpress.codecs.both import Both  # noqa: TC001 - one import of both names
-from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, bits, cast, numpy_dtype, view
+from flowerpress.codecs.dtypes import ArrayLike, Host, all_finite, bits, cast, holds, numpy_dtype, view
 from flowerpress.errors import ChunkError, ConfigError
 
 # Bits of a float32 scale that do not travel. Steps are up to 0.05% finer than asked, with many of them 1.6%.
@@ -221,12 +221,6 @@ class Quantize(ArrayToArray):
 def _rounding(spec: Spec) -> float:
     """Return what rounding alone may take off the largest magnitude: of the quotient, the product and the dtype."""
     return float(ml_dtypes.finfo(numpy_dtype(spec.dtype)).eps) / 2 + 2.0 ** (-51 if spec.dtype == "float64" else -22)  # type: ignore[no-untyped-call]
-
-
-def holds(dtype: str, value: float) -> bool:
-    """Tell whether a float type has a finite number next to a value."""
-    with np.errstate(over="ignore"):
-        return all_finite(np.array(value).astype(numpy_dtype(dtype)))
 
 
 def _wide(spec: Spec) -> str:

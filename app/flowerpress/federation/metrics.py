@@ -1,6 +1,5 @@
 """What an exchange of messages cost: bytes on the wire and raw, seconds of coding, per node and in all."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from flowerpress.chunks.bundle import Clock
 from flowerpress.codecs.dtypes import ArrayLike, Host, dtype_name, is_float, numpy_dtype, to_host
 from flowerpress.errors import ConfigError
 from flowerpress.federation.protocol import Mark, records_of
+from flowerpress.jsons import dumps
 from flowerpress.records import LatentArray
 
 _BLOCK = 1 << 17
@@ -118,7 +118,7 @@ def log_to(path: str | Path) -> Log:
     def write(exchange: Exchange) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with Path(path).open("a") as file:
-            file.write(json.dumps(exchange.row()) + "\n")
+            file.write(dumps(exchange.row()) + "\n")
 
     return write
 

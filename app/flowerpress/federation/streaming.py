@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from flowerpress.codecs.dtypes import Host
+from flowerpress.codecs.dtypes import Host, dtype_name, sum_dtype
 from flowerpress.errors import ConfigError, RunError
 from flowerpress.federation.grid import PressGrid
 from flowerpress.federation.protocol import records_of
@@ -77,8 +77,7 @@ class StreamingFedAvg(FedAvg):
         for key, array in record.items():
             x = array.numpy()
             dtypes.setdefault(key, x.dtype)
-            wide = np.complex128 if np.iscomplexobj(x) else np.float64
-            weighted = np.asarray(np.multiply(x, weight, dtype=wide))  # an array with no axes, too
+            weighted = np.asarray(np.multiply(x, weight, dtype=sum_dtype(dtype_name(x))))  # an array with no axes, too
             sums[key] = np.add(sums[key], weighted, out=weighted) if key in sums else weighted
 
     def _weight(self, content: RecordDict) -> float:
