@@ -12,9 +12,10 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from statistics import median
 
@@ -198,8 +199,7 @@ class PressGrid(Around):
         """
         messages = list(messages)
         exchange = _exchange(messages)
-        got = sorted(self._replies(messages, timeout, exchange), key=lambda g: g.order)
-        got = self._screened(got)
+        got = self._screened(sorted(self._replies(messages, timeout, exchange), key=lambda g: g.order), {}, ())
         exchange.nodes += [g.metrics for g in got]
         self._close(exchange, [g.findings for g in got if g.findings])
         if exchange.failed:
@@ -214,21 +214,22 @@ class PressGrid(Around):
         Whether the round failed stands in the last of `exchanges` then.
         """
         messages = list(messages)
-        exchange, before, odd = _exchange(messages), list[Findings](), list[Got]()
+        exchange, before, odd = _exchange(messages), defaultdict[Question, list[Findings]](list), list[Got]()
 
         def judged(got: list[Got]) -> Iterator[Message]:
             for g in self._screened(got, before, self._norms):
-                before.extend([g.findings] if g.findings else [])
+                if g.findings:
+                    before[g.findings.question].append(g.findings)
                 exchange.nodes.append(g.metrics)
                 yield g.reply
 
         for got in self._replies(messages, timeout, exchange):
-            if got.findings and got.sent and not self._screen.regular(got.findings, before):
+            if got.findings and got.sent and not self._screen.regular(got.findings, before[got.findings.question]):
                 odd.append(got)
             else:
                 yield from judged([got])
         yield from judged(odd)
-        self._close(exchange, before)
+        self._close(exchange, [*chain(*before.values())])
 
     def _replies(self, messages: list[Message], timeout: float | None, exchange: Exchange) -> Iterator[Got]:
         """Send messages, pull the replies one by one, serve again the nodes that could not read theirs."""
@@ -325,15 +326,14 @@ class PressGrid(Around):
             self._plain_nodes.discard(got.metrics.node)  # it failed with plain arrays, too: that was not the reason
         return got
 
-    def _screened(self, got: list[Got], before: Sequence[Findings] = (), norms: Sequence[float] = ()) -> list[Got]:
+    def _screened(self, got: list[Got], before: Mapping[Question, list[Findings]], norms: Sequence[float]) -> list[Got]:
         """Refuse the replies that do not fit the others of their round; ``before`` are valid ones that came earlier."""
         groups, odd = dict[Question, dict[int, Findings]](), dict[int, str]()
         for i, g in enumerate(got):
             if g.findings and g.sent:
                 groups.setdefault(g.findings.question, {})[i] = g.findings
         for question, found in groups.items():
-            alike = [f for f in before if f.question == question]
-            odd |= self._screen.odd_ones(found, alike, norms, self._usual.get(question), self._large)
+            odd |= self._screen.odd_ones(found, before.get(question, ()), norms, self._usual.get(question), self._large)
         return [g.refused(refusal(odd[i])) if i in odd else g for i, g in enumerate(got)]
 
     def _close(self, exchange: Exchange, valid: list[Findings]) -> None:

@@ -119,16 +119,13 @@ class Screen:
         for record in records_of(reply.content, MetricRecord).values() if kind in ("train", "evaluate") else ():
             self._check_metrics(record, finite=finite)
         norm = math.sqrt(squares) if squares >= 0 else math.inf
-        metrics, question = (
-            self._compared(metrics_of(reply.content)),
-            (reply.metadata.message_type, self._expected(sent)),
-        )
-        return Findings(_open_ended(structure), metrics, norm, question)
+        question = reply.metadata.message_type, self._expected(sent)
+        return Findings(_open_ended(structure), self._compared(metrics_of(reply.content)), norm, question)
 
     def regular(self, found: Findings, before: Sequence[Findings]) -> bool:
-        """Tell whether a reply is like those before it; of the first, whether it has a weight and what was sent."""
-        if alike := [f for f in before if f.question == found.question]:
-            return (found.arrays, found.metrics) == (alike[0].arrays, alike[0].metrics)
+        """Tell whether a reply is like those before it; of the first, whether it has a weight and what was asked for."""
+        if before:
+            return (found.arrays, found.metrics) == (before[0].arrays, before[0].metrics)
         return self._weighted(found) and found.arrays == found.question[1]
 
     def odd_ones(
