@@ -123,7 +123,7 @@ class Screen:
         return Findings(_open_ended(structure), self._compared(metrics_of(reply.content)), norm, question)
 
     def regular(self, found: Findings, before: Sequence[Findings]) -> bool:
-        """Tell whether a reply is like those before it; of the first, whether it has a weight and what was asked for."""
+        """Tell whether a reply is like those before it; of the first, if it has a weight and what was asked for."""
         if before:
             return (found.arrays, found.metrics) == (before[0].arrays, before[0].metrics)
         return self._weighted(found) and found.arrays == found.question[1]
